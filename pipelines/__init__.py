@@ -1,0 +1,1 @@
+"""One thin, runnable module per stage of the platform."""

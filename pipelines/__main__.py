@@ -1,0 +1,64 @@
+"""The `tintlab` command: picks the stage, parses its options, prints its one result."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from tintlab import __version__
+from tintlab.console import Result, parse, run
+from tintlab.errors import ConfigError
+
+STAGES = {
+    "prepare": "photos -> Lab shards",
+    "train": "Lab shards -> one tracked run with checkpoints and a model",
+    "sweep": "a question (search space) -> ranked trials",
+    "evaluate": "a model + the test split -> metrics, per photo and summarised",
+    "promote": "a run's model -> the registry's @champion, if it is better",
+    "colorize": "grey photos -> coloured photos, with a model of the registry",
+    "doctor": "what this machine has: versions, devices, paths",
+    "demo": "all of it on the packaged photographs, in a few minutes",
+}
+
+HELP = "\n".join(
+    [
+        "usage: tintlab STAGE [OPTIONS]",
+        "",
+        "Experiments with autoregressive image colorizers, distributed by Ray.",
+        "",
+        *(f"  {name:<10}{text}" for name, text in STAGES.items()),
+        "",
+        "tintlab STAGE --help lists the options of a stage. All take --workspace, --json.",
+        "Exit codes: 0 ok, 2 usage or config, 3 environment, 4 some items failed, 5 conflict,",
+        "6 gate refused, 7 integrity, 8 budget reached, 130 interrupted.",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage; returns its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in given
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"tintlab {__version__}")
+        return 0
+    return run(partial(_stage, given[0], given[1:]), as_json)
+
+
+def _stage(name: str, argv: list[str]) -> Result:
+    if name not in STAGES:
+        raise ConfigError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine
+    module = importlib.import_module(f"pipelines.{name}")
+    default = module.defaults(argv) if hasattr(module, "defaults") else None
+    command = parse(module.Command, argv, f"tintlab {name}", default)
+    result: Result = module.main(command)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""sweep: a question (search space) -> ranked trials."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from tintlab.command import ExperimentCommand, base_experiment
+from tintlab.config import ExperimentConfig
+from tintlab.console import ProgressLine, Result
+from tintlab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Command(ExperimentCommand):
+    """Run the trials of a search space; the same command continues what was interrupted."""
+
+    space: Positional[str]
+    """Name of a file in search_spaces/, or the path of one."""
+    num_trials: int | None = None
+    """Trials in all; default the space's own number."""
+    trials_at_once: int = 2
+    """Trials that train at the same time, one core or GPU share each."""
+    seed: int = 0
+    """Seed of the search itself."""
+
+
+def defaults(argv: Sequence[str]) -> Command:
+    """What options not given mean: the space's fixed values."""
+    from tintlab.sweep.space import load_space
+
+    name = next((word for word in argv[:1] if not word.startswith("-")), "")
+    fixed = load_space(name).space.base() if name else ExperimentConfig()
+    return Command(space=name, experiment=base_experiment(argv, fixed))
+
+
+def main(command: Command) -> Result:
+    """Run the sweep; exit 4 if some trials failed."""
+    from tintlab.sweep.report import live_line, plan, result_of
+    from tintlab.sweep.space import load_space
+
+    question = load_space(command.space)
+    question.space.check(command.experiment)
+    for key in question.space.search:
+        if command.experiment.flat()[key] != question.space.base().flat()[key]:
+            raise ConfigError(f"--{key} is searched by {question.name}; leave it out")
+    num_trials = command.num_trials or question.space.num_trials
+    if command.dry_run:
+        return plan(question, command.experiment, num_trials)
+    from tintlab.cluster import connect
+    from tintlab.sweep.run import SweepRequest, run_sweep
+
+    line = ProgressLine()
+    name = command.name or question.name
+    request = SweepRequest(
+        question, name, command.experiment, num_trials, command.trials_at_once, command.seed
+    )
+    with connect(command.place):
+        ledger = run_sweep(
+            request,
+            command.place,
+            command.shards_uri,
+            lambda records: line.show(live_line(records, num_trials)),
+        )
+    line.close()
+    return result_of(ledger, question)
+
+
+if __name__ == "__main__":
+    from pipelines.__main__ import main as tintlab
+
+    sys.exit(tintlab(["sweep", *sys.argv[1:]]))

@@ -1,0 +1,51 @@
+"""train: Lab shards -> one tracked run with checkpoints and a model."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tintlab.command import ExperimentCommand, base_experiment
+from tintlab.config import ExperimentConfig, to_json
+from tintlab.console import ProgressLine, Result, table
+
+
+@dataclass(frozen=True)
+class Command(ExperimentCommand):
+    """Train one colorizer; the same command continues what was interrupted."""
+
+
+def defaults(argv: Sequence[str]) -> Command:
+    """What options not given mean."""
+    return Command(experiment=base_experiment(argv, ExperimentConfig()))
+
+
+def main(command: Command) -> Result:
+    """Train to the last step."""
+    config = command.experiment
+    if command.dry_run:
+        from tintlab.data.shards import open_shards
+
+        fingerprint = open_shards(command.shards_uri).manifest.fingerprint
+        data = {"config": config.model_dump(), "data_fingerprint": fingerprint}
+        return Result(data, to_json(config) + f"data set {fingerprint}")
+    from tintlab.cluster import connect
+    from tintlab.training.fit import fit
+    from tintlab.training.tracked import RunRequest
+
+    name = command.name or "train"
+    line = ProgressLine()
+    request = RunRequest(experiment="train", name=name, identity=f"train/{name}")
+    with connect(command.place):
+        outcome = fit(
+            config, command.place, command.shards_uri, request, lambda p: line.show(p.line())
+        )
+    line.close()
+    rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
+    text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
+    return Result(asdict(outcome), f"{text}\n\ntintlab promote --run {outcome.run_id}")
+
+
+if __name__ == "__main__":
+    from pipelines.__main__ import main as tintlab
+
+    sys.exit(tintlab(["train", *sys.argv[1:]]))

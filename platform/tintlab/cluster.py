@@ -1,0 +1,72 @@
+"""connect(): the only place that starts or joins Ray."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tintlab.config import Workspace
+from tintlab.errors import ConfigError, EnvironmentFault
+
+TRIAL_SLOT = "trial_slot"
+"""Custom resource that keeps the drivers of multi-worker trials on the head node (cluster.yaml)."""
+
+OBJECT_STORE_BYTES = 400 * 1024**2
+"""Shared memory of a local Ray. Pixels go from file to shard in one task: little is needed."""
+
+
+@contextmanager
+def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
+    """Be connected to Ray in the block: to `address` or $RAY_ADDRESS, else to one started here.
+
+    A Ray that is already connected is used as it is and left running.
+
+    Raises: EnvironmentFault: the cluster does not answer. ConfigError: more than one node and a
+        workspace that only this machine can see.
+    """
+    # Ray speaks through standard error only, whoever starts it; read when ray is first imported.
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TQDM", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A path given as "workspace/x" must mean the same in a trial, which Tune would start elsewhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    target = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if target:
+            ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            cores = os.cpu_count() or 1
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                resources={TRIAL_SLOT: cores},
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"the Ray cluster at {target}" if target else "a local Ray"
+        raise EnvironmentFault(
+            f"cannot reach {where}: {reason}; check RAY_ADDRESS or run tintlab doctor"
+        ) from None
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if len(nodes) > 1 and workspace.is_local and not os.environ.get("TINTLAB_SHARED_WORKSPACE"):
+            raise ConfigError(
+                f"the cluster has {len(nodes)} nodes but the workspace {workspace.root} is a local "
+                "folder; give a URI that all of them see, such as --workspace s3://bucket/tintlab, "
+                "or set TINTLAB_SHARED_WORKSPACE=1 if the folder is a shared file system"
+            )
+        yield
+    finally:
+        sys.stdout.flush()
+        ray.shutdown()

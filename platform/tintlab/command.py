@@ -1,0 +1,63 @@
+"""What the options of the stages have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tintlab.config import ExperimentConfig, Workspace, load_config
+from tintlab.console import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCommand:
+    """Options that every stage takes."""
+
+    workspace: str | None = None
+    """Folder or URI that holds everything; default $TINTLAB_WORKSPACE, else ./workspace."""
+    json: bool = False
+    """Print exactly one JSON document instead of text, also on error."""
+    dry_run: bool = False
+    """Resolve, check and print what would happen; change nothing."""
+
+    @property
+    def place(self) -> Workspace:
+        """The workspace, absolute."""
+        return Workspace.at(self.workspace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentCommand(StageCommand):
+    """Options of stages that train."""
+
+    config: Path | None = None
+    """YAML or JSON file with settings; options on the command line win."""
+    from_run: str | None = None
+    """Take the settings that this MLflow run logged; options on the command line win."""
+    shards: str | None = None
+    """Lab shards; default the workspace's own."""
+    name: str | None = None
+    """Name of the run or sweep; the same name with the same settings goes on where it stopped."""
+    experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
+
+    @property
+    def shards_uri(self) -> str:
+        """Where the shards are."""
+        return self.shards or self.place.shards
+
+
+def base_experiment(argv: Sequence[str], base: ExperimentConfig) -> ExperimentConfig:
+    """The settings that the command line's options are laid over.
+
+    Raises: ConfigError: --config or --from-run cannot be read.
+    """
+    file, run_id = option(argv, "--config"), option(argv, "--from-run")
+    if run_id:
+        from tintlab.tracking.reading import run_config
+
+        base = run_config(Workspace.at(option(argv, "--workspace")), run_id)
+    return load_config(Path(file)) if file else base

@@ -1,0 +1,321 @@
+"""Every setting of an experiment: one tree of frozen, strict models, light to import.
+
+The command line is generated from these classes (`--model.depth 8`), a run logs the whole resolved
+tree, and `--config FILE` or `--from-run RUN_ID` load it back. A default is written here only.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tintlab.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every settings class: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """Which pixels a training step sees."""
+
+    crop_px: int = Field(64, ge=8, le=4096)
+    """Side of the square random crop, in pixels; a multiple of model.chroma_stride."""
+    flip: bool = True
+    """Mirror half of the crops left to right."""
+
+
+class BinsConfig(Settings):
+    """How ab colours become discrete tokens."""
+
+    kind: Literal["factored", "joint"] = "factored"
+    """factored: a token for a, then one for b given a; joint: one token for an in-gamut pair."""
+    per_channel: int = Field(32, ge=2, le=256)
+    """factored: uniform bins over [-110, 110] for each of a and b."""
+    joint_step: float = Field(10.0, ge=2.0, le=40.0)
+    """joint: grid step in ab units; 10 is the grid of Zhang et al. 2016."""
+
+
+class ModelConfig(Settings):
+    """The colorizer. `depth` is the one dial; the width follows from it."""
+
+    depth: int = Field(4, ge=1, le=64)
+    """Residual blocks in the encoder and gated blocks in the decoder; width = 16 * depth."""
+    chroma_stride: Literal[1, 2, 4, 8] = 4
+    """The chroma grid is this many times smaller than the photo, on each side."""
+    encoder_attention_blocks: int = Field(0, ge=0, le=16)
+    """Self-attention blocks over the chroma grid in the encoder; 0 is a plain residual CNN."""
+    decoder_attention_blocks: int = Field(0, ge=0, le=16)
+    """Causal self-attention blocks over the raster order in the decoder."""
+    encoder_norm: Literal["batch", "layer", "none"] = "layer"
+    """Normalisation in the encoder; the decoder always normalises each position by itself."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability in every residual and gated block."""
+
+    @property
+    def width(self) -> int:
+        """Channels of every block, D."""
+        return 16 * self.depth
+
+
+class LossConfig(Settings):
+    """Weights of the terms of the training loss; the autoregressive cross-entropy has weight 1."""
+
+    parallel: float = Field(0.2, ge=0.0, le=10.0)
+    """Weight of the parallel head's cross-entropy, in bits per dimension."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the target probability spread evenly over all bins."""
+
+
+class OptimizerConfig(Settings):
+    """AdamW, gradient clipping and the moving average of the weights."""
+
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's first moment decay."""
+    beta2: float = Field(0.98, ge=0.0, lt=1.0)
+    """AdamW's second moment decay."""
+    weight_decay: float = Field(0.01, ge=0.0, le=1.0)
+    """Decoupled weight decay, on matrices and kernels only."""
+    clip_norm: float = Field(1.0, gt=0.0)
+    """Largest allowed norm of the whole gradient; longer ones are scaled down to it."""
+    ema_decay: float = Field(0.99, ge=0.0, lt=1.0)
+    """Decay per step of the moving average of the weights; the average is what is evaluated."""
+
+
+class ScheduleConfig(Settings):
+    """The learning rate as a pure function of the optimizer step."""
+
+    kind: Literal["constant", "cosine", "triangular", "triangular2", "exp_range"] = "cosine"
+    """triangular, triangular2, exp_range: Smith 2017; cosine: one half period down to base_lr."""
+    peak_lr: float = Field(2e-3, gt=0.0, le=1.0)
+    """Highest learning rate."""
+    base_lr: float = Field(1e-4, ge=0.0, le=1.0)
+    """Lowest learning rate of a cycle, and where cosine ends."""
+    cycle_steps: int = Field(100, ge=2)
+    """Steps of one whole cycle, up and down (twice Smith's step size)."""
+    decay_per_step: float = Field(0.995, gt=0.0, le=1.0)
+    """exp_range: the cycle's height is multiplied by this at every step (Smith's gamma)."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of a linear rise from 0 that come before the schedule."""
+
+    @model_validator(mode="after")
+    def _base_below_peak(self) -> "ScheduleConfig":
+        if self.base_lr > self.peak_lr:
+            raise ValueError(
+                f"schedule.base_lr must not exceed schedule.peak_lr={self.peak_lr:g}, "
+                f"got {self.base_lr:g}; lower base_lr or raise peak_lr"
+            )
+        return self
+
+
+class TrainingConfig(Settings):
+    """How long, how many at once, on what."""
+
+    steps: int = Field(400, ge=1)
+    """Optimizer steps in all."""
+    batch_size: int = Field(16, ge=1)
+    """Images per optimizer step over all workers and accumulation steps (the global batch)."""
+    accumulation: int = Field(1, ge=1)
+    """Backward passes per optimizer step on each worker; their mean equals one large batch."""
+    eval_every_steps: int = Field(100, ge=1)
+    """Steps between validations; each is followed by a checkpoint. The last step always is."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the initial weights, the order of the photos, crops, flips and dropout."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast of forward passes; weights, losses and the optimizer stay fp32."""
+    workers: int = Field(1, ge=1, le=1024)
+    """Ray Train workers (data-parallel ranks)."""
+    gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0)
+    """GPUs of each worker; 0 trains on the CPU."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainingConfig":
+        share = self.workers * self.accumulation
+        if self.batch_size % share:
+            low = self.batch_size // share * share
+            nearest = f"{low} or {low + share}" if low else f"{share}"
+            raise ValueError(
+                f"training.batch_size must be a multiple of workers * accumulation = {share}, "
+                f"got {self.batch_size}; use {nearest}"
+            )
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is measured on photos that were not trained on."""
+
+    crop_px: int = Field(64, ge=8, le=4096)
+    """Side of the square centre crop that is scored, in pixels."""
+    batch_size: int = Field(32, ge=1)
+    """Images per forward pass; no figure depends on it."""
+    panel_images: int = Field(4, ge=1, le=64)
+    """Validation images sampled and shown, grey | sampled | truth, at every validation."""
+    temperature: float = Field(1.0, ge=0.0, le=4.0)
+    """Sampling temperature; 0 takes the most likely bin at every step."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the sampled colours."""
+
+
+class ExperimentConfig(Settings):
+    """One experiment, whole: what a run logs and what rebuilds it."""
+
+    data: DataConfig = DataConfig()
+    bins: BinsConfig = BinsConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _crops_fit_the_chroma_grid(self) -> "ExperimentConfig":
+        stride = self.model.chroma_stride
+        for key, px in (("data", self.data.crop_px), ("evaluation", self.evaluation.crop_px)):
+            if px % stride:
+                low = px // stride * stride
+                nearest = f"{low} or {low + stride}" if low else f"{stride}"
+                raise ValueError(
+                    f"{key}.crop_px must be a multiple of model.chroma_stride={stride}, "
+                    f"got {px}; use {nearest}"
+                )
+        return self
+
+    def flat(self) -> dict[str, str | int | float | bool]:
+        """The tree as dotted keys, `{"model.depth": 4, ...}`: what a run logs as parameters."""
+        return {
+            f"{part}.{key}": value
+            for part, settings in self.model_dump().items()
+            for key, value in settings.items()
+        }
+
+    def replaced(self, values: dict[str, Any]) -> "ExperimentConfig":
+        """A copy with dotted keys replaced, validated again.
+
+        Raises: ConfigError: a key does not exist (the nearest one is named) or a value is refused.
+        """
+        tree = self.model_dump()
+        known = self.flat()
+        for key, value in values.items():
+            if key not in known:
+                raise ConfigError(unknown_key(key, list(known)))
+            part, name = key.split(".")
+            tree[part][name] = value
+        return parsed(tree, source="overrides")
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a key that does not exist, naming the nearest that does."""
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "see tintlab train --help"
+    return f"unknown config key {key!r}; {hint}"
+
+
+def parsed(tree: Any, source: str) -> ExperimentConfig:
+    """An experiment from plain data (what YAML or JSON gave).
+
+    Args: source: names where the data came from, for the message.
+    Raises: ConfigError: an unknown key, a wrong type or a value out of range; names the key.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: a config is a mapping of sections, got {type(tree).__name__}")
+    try:
+        return ExperimentConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation error as one line: key, what is wrong, what was got."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = [*ExperimentConfig.model_fields, *ExperimentConfig().flat()]
+        return unknown_key(key, known)
+    if problem["type"] == "value_error":  # our own validators say what was got and what to do
+        return problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].replace("Input should", "must", 1)
+    return f"{key} {message}, got {problem['input']!r}"
+
+
+def load_config(file: Path) -> ExperimentConfig:
+    """An experiment from a YAML or JSON file; what the file leaves out keeps its default.
+
+    Raises: ConfigError: the file is missing, is not YAML, or holds something the config refuses.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read config {file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{file} is neither YAML nor JSON: {where}") from None
+    return parsed(tree if tree is not None else {}, source=str(file))
+
+
+def to_json(config: ExperimentConfig) -> str:
+    """The whole config as readable JSON, the form that is logged and stored with a model."""
+    return json.dumps(config.model_dump(), indent=2) + "\n"
+
+
+class Workspace(Settings):
+    """Where everything is kept: one root, a local folder or an fsspec URI, made absolute once."""
+
+    root: str
+    """Absolute path or URI."""
+
+    @classmethod
+    def at(cls, root: str | None = None) -> "Workspace":
+        """The workspace at `root`, else at $TINTLAB_WORKSPACE, else at ./workspace."""
+        chosen = root or os.environ.get("TINTLAB_WORKSPACE") or "workspace"
+        if "://" in chosen:
+            return cls(root=chosen.rstrip("/"))
+        return cls(root=str(Path(chosen).expanduser().absolute()))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine."""
+        return "://" not in self.root
+
+    @property
+    def shards(self) -> str:
+        """Lab shards with their manifest."""
+        return f"{self.root}/shards"
+
+    @property
+    def checkpoints(self) -> str:
+        """Checkpoints, one folder per run."""
+        return f"{self.root}/checkpoints"
+
+    @property
+    def spool(self) -> str:
+        """What is measured waits here until the tracking server has it."""
+        return f"{self.root}/spool"
+
+    @property
+    def reports(self) -> str:
+        """Pictures and tables made for people."""
+        return f"{self.root}/reports"
+
+    @property
+    def tracking_uri(self) -> str:
+        """$MLFLOW_TRACKING_URI if set, else SQLite in the workspace."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root}/mlflow.db"
+
+    @property
+    def artifacts(self) -> str:
+        """Root of MLflow's artefacts when the tracking store is the workspace's own."""
+        return f"{self.root}/artifacts"
+
+    @property
+    def study_url(self) -> str:
+        """The sweeps' ledger: Optuna's storage."""
+        return f"sqlite:///{self.root}/study.db"

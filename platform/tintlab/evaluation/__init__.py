@@ -1,0 +1,1 @@
+"""What a model is worth: metric definitions, the likelihood ladder, validation and evaluation."""

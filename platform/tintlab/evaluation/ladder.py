@@ -1,0 +1,147 @@
+"""The likelihood ladder: how many bits the colours cost under ever better models.
+
+    uniform          every bin equally likely                     knows nothing
+    marginal         one histogram per channel, of training       knows which colours exist
+    parallel         the parallel head: each position by itself   knows the photo's lightness
+    autoregressive   the colorizer, teacher forced                knows the colours painted so far
+
+All four price the same thing: the tokens on the chroma grid of centre crops. The unit is bits per
+dimension, a and b of one grid position being two dimensions whatever the bins, so joint and
+factored bins compare.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int, Int64
+from torch import Tensor
+
+from tintlab.config import EvaluationConfig
+from tintlab.data.batches import Batch, eval_batches
+from tintlab.data.shards import Shards
+from tintlab.errors import EnvironmentFault
+from tintlab.model.colorizer import Colorizer
+from tintlab.training.losses import bits_per_dim
+
+DIMENSIONS = 2
+"""a and b."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Bits per dimension of each rung: the mean over photos, and every photo's own."""
+
+    uniform: float
+    marginal: float
+    parallel: float
+    autoregressive: float
+    ids: list[str]
+    """The photos, in the order of `per_image`."""
+    per_image: dict[str, Float64[np.ndarray, "images"]]
+    """Rung -> bits per dimension of each photo."""
+
+    def means(self) -> dict[str, float]:
+        """Rung -> mean bits per dimension, from the worst model to the best."""
+        return {rung: float(getattr(self, rung)) for rung in self.per_image}
+
+
+def ladder(model: Colorizer, shards: Shards, split: str, config: EvaluationConfig) -> Ladder:
+    """Every rung on every photo of a split; the marginal's histogram is of the train split.
+
+    Raises: EnvironmentFault: the split holds no photo.
+    """
+    price = marginal_bits(train_histogram(model, shards, config))
+    flat = uniform_bits(model)
+    ids: list[str] = []
+    rungs: dict[str, list[np.ndarray]] = {
+        rung: [] for rung in ("uniform", "marginal", "parallel", "autoregressive")
+    }
+    with evaluating(model):
+        for batch in eval_batches(shards, split, config.crop_px, config.batch_size):
+            tokens, autoregressive, parallel = teacher_forced(model, batch)
+            rungs["uniform"].append(np.full(len(batch.ids), flat))
+            rungs["marginal"].append(bits_under(price, tokens))
+            rungs["parallel"].append(parallel)
+            rungs["autoregressive"].append(autoregressive)
+            ids += batch.ids
+    if not ids:
+        raise no_photos(split)
+    per_image = {rung: np.concatenate(parts) for rung, parts in rungs.items()}
+    means = {rung: float(values.mean()) for rung, values in per_image.items()}
+    return Ladder(**means, ids=ids, per_image=per_image)
+
+
+def teacher_forced(
+    model: Colorizer, batch: Batch
+) -> tuple[Int64[Tensor, "B C h w"], Float64[np.ndarray, "B"], Float64[np.ndarray, "B"]]:
+    """The tokens of a batch, and their bits per dimension under the decoder and the parallel head.
+
+    Call inside `evaluating`.
+    """
+    device = next(model.parameters()).device
+    tokens = model.tokens(batch.ab.to(device))
+    logits = model(batch.L.to(device), tokens)
+    autoregressive = bits_per_dim(logits.autoregressive, tokens)
+    parallel = bits_per_dim(logits.parallel, tokens)
+    return tokens.cpu(), autoregressive.double().cpu().numpy(), parallel.double().cpu().numpy()
+
+
+def uniform_bits(model: Colorizer) -> float:
+    """Bits per dimension of guessing: log2(K) for each of C tokens, over two dimensions."""
+    return model.bins.channels * log2(model.bins.count) / DIMENSIONS
+
+
+def train_histogram(
+    model: Colorizer, shards: Shards, config: EvaluationConfig
+) -> Int64[np.ndarray, "C K"]:
+    """How often each bin occurs in the train split, on the same kind of crops that are scored."""
+    device = next(model.parameters()).device
+    counts = np.zeros((model.bins.channels, model.bins.count), np.int64)
+    with evaluating(model):
+        for batch in eval_batches(shards, "train", config.crop_px, config.batch_size):
+            tokens = model.tokens(batch.ab.to(device))
+            counts += model.bins.counts(tokens).cpu().numpy().astype(np.int64)
+    return counts
+
+
+def marginal_bits(counts: Int64[np.ndarray, "C K"]) -> Float64[np.ndarray, "C K"]:
+    """The price of each bin in bits under add-one smoothed frequencies (Laplace's rule).
+
+    Smoothed, so that a colour never seen in training costs much, but not infinitely much.
+    """
+    smoothed = counts.astype(np.float64) + 1.0
+    return np.log2(smoothed.sum(axis=1, keepdims=True)) - np.log2(smoothed)
+
+
+def bits_under(
+    price: Float64[np.ndarray, "C K"], tokens: Int[Tensor, "B C h w"]
+) -> Float64[np.ndarray, "B"]:
+    """Bits per dimension of each photo where every channel's bins have a fixed price in bits."""
+    drawn = tokens.numpy()
+    channels = np.arange(price.shape[0])[None, :, None, None]
+    of_positions = price[channels, drawn].sum(axis=1)  # (B, h, w)
+    return of_positions.mean(axis=(1, 2)) / DIMENSIONS
+
+
+@contextmanager
+def evaluating(model: Colorizer) -> Iterator[None]:
+    """The model without dropout and without gradients; its mode is restored afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def no_photos(split: str) -> EnvironmentFault:
+    """The fault of a split that holds nothing to measure."""
+    return EnvironmentFault(
+        f"the {split} split holds no photo to evaluate on; prepare more photos "
+        "(about one in ten goes to each of val and test)"
+    )

@@ -1,0 +1,106 @@
+"""What is measured between a coloured photo and the true one, on 8-bit sRGB as a viewer gets it.
+
+No metric crops a border, resizes or rescales: what is compared is exactly what would be saved.
+PSNR and SSIM punish every plausible colour that is not the true one, so a greyer model scores
+better on them; read them beside colourfulness and bits per dimension.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from skimage.metrics import structural_similarity
+
+from tintlab.errors import ConfigError
+
+PEAK = 255.0
+"""Largest value of an 8-bit channel."""
+SSIM_SIGMA_PX = 1.5
+"""Width of the Gaussian window of Wang et al. 2004, sec. III-B."""
+SSIM_WINDOW_PX = 11
+"""Side of that window: scikit-image cuts the Gaussian off at 3.5 sigma."""
+
+
+def psnr_db(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Peak signal-to-noise ratio in dB: 10 log10(255^2 / MSE), the MSE over all channels jointly.
+
+    Two equal photos have no error and so an infinite ratio: the result is then `inf`.
+    """
+    error = pred.astype(np.float64) - truth.astype(np.float64)
+    mean_squared_error = float(np.mean(error**2))
+    if mean_squared_error == 0.0:
+        return float("inf")
+    return float(10.0 * np.log10(PEAK**2 / mean_squared_error))
+
+
+def mean_psnr_db(values: Sequence[float]) -> float:
+    """Mean over photos of their PSNR in dB, over those that are not infinite.
+
+    A grey photo coloured grey is exactly right, and one such photo would make the plain mean
+    infinite. The result is `inf` only if every photo is exactly right.
+    """
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("inf")
+
+
+def ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Structural similarity in [-1, 1], per channel, then averaged.
+
+    Gaussian window of 11 px and sigma 1.5, population covariance, data range 255, mean over the
+    pixels whose window lies wholly inside the photo.
+
+    Raises: ConfigError: a side is shorter than the window.
+    Source: Wang et al. 2004, Image quality assessment: from error visibility to structural
+    similarity; the settings reproduce their reference code.
+    """
+    require_ssim_fits(min(pred.shape[:2]))
+    return float(
+        structural_similarity(
+            pred,
+            truth,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA_PX,
+            use_sample_covariance=False,
+            data_range=PEAK,
+            channel_axis=-1,
+        )
+    )
+
+
+def require_ssim_fits(side_px: int) -> None:
+    """Refuse photos smaller than SSIM's window before any work is spent on them.
+
+    Raises: ConfigError: the side is shorter than the window.
+    """
+    if side_px < SSIM_WINDOW_PX:
+        raise ConfigError(
+            f"evaluation.crop_px must be at least {SSIM_WINDOW_PX} (the window of SSIM), "
+            f"got {side_px}; use {SSIM_WINDOW_PX + 1} or more"
+        )
+
+
+def colorfulness(rgb: UInt8[np.ndarray, "H W 3"]) -> float:
+    """How colourful a photo looks: 0 for grey, about 33 "moderately", 109 "extremely colorful".
+
+        rg = R - G,  yb = (R + G) / 2 - B                         (signed, on 0..255)
+        M  = sqrt(std(rg)^2 + std(yb)^2) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)
+
+    Signed, as published; CT2 and DDColor take absolute values of rg and yb first and so get other
+    numbers. Standard deviations are over the population of pixels.
+
+    Source: Hasler & Suesstrunk 2003, Measuring colourfulness in natural images, eq. 3 and table 2.
+    """
+    red, green, blue = np.moveaxis(rgb.astype(np.float64), -1, 0)
+    rg = red - green
+    yb = 0.5 * (red + green) - blue
+    spread = np.hypot(rg.std(), yb.std())
+    return float(spread + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+def colorfulness_ratio(coloured: Sequence[float], truth: Sequence[float]) -> float:
+    """Mean colourfulness of what a model paints over the mean of the true photos; 1 is right.
+
+    `nan` where every true photo is grey: there is nothing to compare with.
+    """
+    of_truth = float(np.mean(truth))
+    return float(np.mean(coloured)) / of_truth if of_truth > 0.0 else float("nan")

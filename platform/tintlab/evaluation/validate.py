@@ -1,0 +1,91 @@
+"""Validation during training: likelihood of every photo, and a few painted to be looked at.
+
+The whole split is priced because likelihood is cheap; sampling is not, so the same first photos
+are painted with the same noise every time, and only the model changes between two panels.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import distributed
+
+from tintlab.config import EvaluationConfig
+from tintlab.data.batches import eval_batches
+from tintlab.data.shards import Shards
+from tintlab.evaluation.evaluate import paint
+from tintlab.evaluation.ladder import evaluating, no_photos, teacher_forced
+from tintlab.evaluation.metrics import (
+    colorfulness,
+    colorfulness_ratio,
+    mean_psnr_db,
+    psnr_db,
+    require_ssim_fits,
+    ssim,
+)
+from tintlab.evaluation.picture import strip
+from tintlab.model.colorizer import Colorizer
+
+PANEL_METRICS = ("val/psnr_db", "val/ssim", "val/colorfulness_ratio")
+"""What is measured on the panel's photos only."""
+
+
+def validate(
+    model: Colorizer, shards: Shards, config: EvaluationConfig, split: str = "val"
+) -> tuple[dict[str, float], UInt8[np.ndarray, "_ _ 3"] | None]:
+    """Bits per dimension over the whole split, and a panel: grey | sampled | truth.
+
+    Under torch.distributed every rank must call it; each prices its share of the photos, rank 0
+    paints, all return the same metrics, and only rank 0 a panel.
+
+    Raises: EnvironmentFault: the split holds no photo. ConfigError: crops too small for SSIM.
+    """
+    require_ssim_fits(config.crop_px)
+    if shards.count(split) == 0:
+        raise no_photos(split)
+    parallel_run = distributed.is_initialized()
+    rank = distributed.get_rank() if parallel_run else 0
+    world_size = distributed.get_world_size() if parallel_run else 1
+
+    bits, parallel_bits, photos = 0.0, 0.0, 0
+    with evaluating(model):
+        for batch in eval_batches(
+            shards, split, config.crop_px, config.batch_size, rank=rank, world_size=world_size
+        ):
+            _, of_decoder, of_parallel = teacher_forced(model, batch)
+            bits += float(of_decoder.sum())
+            parallel_bits += float(of_parallel.sum())
+            photos += len(batch.ids)
+    panel, painted = _panel(model, shards, config, split) if rank == 0 else (None, {})
+
+    # The panel's figures are 0 on every rank but the first, so that the sum is rank 0's.
+    sums = torch.tensor(
+        [bits, parallel_bits, photos, *(painted.get(key, 0.0) for key in PANEL_METRICS)],
+        dtype=torch.float64,
+        device=next(model.parameters()).device,
+    )
+    if parallel_run:
+        distributed.all_reduce(sums)
+    bits, parallel_bits, total, *of_panel = sums.tolist()
+    metrics = {"val/bits_per_dim": bits / total, "val/parallel_bits_per_dim": parallel_bits / total}
+    return metrics | dict(zip(PANEL_METRICS, of_panel, strict=True)), panel
+
+
+def _panel(
+    model: Colorizer, shards: Shards, config: EvaluationConfig, split: str
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], dict[str, float]]:
+    paintings = [
+        painting
+        for batch in eval_batches(
+            shards, split, config.crop_px, config.batch_size, limit=config.panel_images
+        )
+        for painting in paint(model, batch, config.temperature, config.seed)
+    ]
+    figures = {
+        "val/psnr_db": mean_psnr_db([psnr_db(p.coloured, p.truth) for p in paintings]),
+        "val/ssim": float(np.mean([ssim(p.coloured, p.truth) for p in paintings])),
+        "val/colorfulness_ratio": colorfulness_ratio(
+            [colorfulness(p.coloured) for p in paintings],
+            [colorfulness(p.truth) for p in paintings],
+        ),
+    }
+    return strip([(p.grey, p.coloured, p.truth) for p in paintings]), figures

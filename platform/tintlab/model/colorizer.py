@@ -1,0 +1,88 @@
+"""The colorizer: encoder, decoder, parallel head and upsampler joined over one chroma grid."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tintlab.color.bins import Bins, make_bins
+from tintlab.config import BinsConfig, ModelConfig
+from tintlab.model.decoder import ColorDecoder
+from tintlab.model.encoder import GrayEncoder
+from tintlab.model.heads import ParallelHead
+from tintlab.model.upsampler import Upsampler
+
+
+class Logits(NamedTuple):
+    """Logits of every token, by the decoder given the tokens before it, and by the encoder alone."""
+
+    autoregressive: Float[Tensor, "B C K h w"]
+    parallel: Float[Tensor, "B C K h w"]
+
+
+class Colorizer(nn.Module):
+    """p(ab tokens | L) on a grid `stride` times coarser than the photo, and the way back.
+
+    Any height and width: sides that are not multiples of the stride are padded by repeating the
+    last row or column, so the grid has ceil(H / stride) x ceil(W / stride) positions, and
+    `upsample` crops back.
+    """
+
+    def __init__(self, model: ModelConfig, bins: BinsConfig) -> None:
+        super().__init__()
+        self.model_config = model
+        self.bins_config = bins
+        self.bins: Bins = make_bins(bins)
+        self.stride: int = model.chroma_stride
+        channels, count = self.bins.channels, self.bins.count
+        self.encoder = GrayEncoder(model)
+        self.decoder = ColorDecoder(model, channels, count)
+        self.parallel_head = ParallelHead(model.width, channels, count)
+        self.upsampler = Upsampler()
+
+    def forward(self, L: Float[Tensor, "B 1 H W"], tokens: Int[Tensor, "B C h w"]) -> Logits:
+        """Teacher-forced logits: each token's given the true tokens before it."""
+        cond = self.encode(L)
+        return Logits(self.decoder_logits(cond, tokens), self.parallel_logits(cond))
+
+    def encode(self, L: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B D h w"]:
+        """What the decoder and the parallel head know of the photo; L in [0, 100]."""
+        return self.encoder(self.padded(L))
+
+    def decoder_logits(
+        self, cond: Float[Tensor, "B D h w"], tokens: Int[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C K h w"]:
+        """Logits of each token given the ones before it; a token's own value changes none of them."""
+        return self.decoder(cond, tokens)
+
+    def parallel_logits(self, cond: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C K h w"]:
+        """Logits of each token given L alone."""
+        return self.parallel_head(cond)
+
+    def coarsen(self, ab: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 h w"]:
+        """Area mean over each block of stride x stride pixels."""
+        return F.avg_pool2d(self.padded(ab), self.stride)
+
+    def tokens(self, ab: Float[Tensor, "B 2 H W"]) -> Int64[Tensor, "B C h w"]:
+        """The tokens of a full-resolution ab plane: what the decoder is trained to predict."""
+        return self.bins.quantize(self.coarsen(ab))
+
+    def upsample(
+        self, ab: Float[Tensor, "B 2 h w"], L: Float[Tensor, "B 1 H W"]
+    ) -> Float[Tensor, "B 2 H W"]:
+        """Coarse ab at the photo's own size."""
+        height, width = L.shape[2:]
+        return self.upsampler(ab, self.padded(L))[:, :, :height, :width]
+
+    def padded(self, plane: Float[Tensor, "B c H W"]) -> Float[Tensor, "B c H2 W2"]:
+        """The plane with its last row and column repeated up to multiples of the stride."""
+        missing_rows, missing_columns = (-side % self.stride for side in plane.shape[2:])
+        if not missing_rows and not missing_columns:
+            return plane
+        return F.pad(plane, (0, missing_columns, 0, missing_rows), mode="replicate")
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

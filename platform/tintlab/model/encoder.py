@@ -1,0 +1,108 @@
+"""The gray encoder: reads the lightness plane once, not causal.
+
+A strided stem brings L to the chroma grid, residual blocks with growing dilation look around there,
+and optional self-attention sees everything. Source of the dilated residual embedding of the gray
+photo: Royer et al. 2017, Probabilistic Image Colorization, sec. 3.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tintlab.config import ModelConfig
+from tintlab.model.attention import SelfAttention, attention_places, grid_rotation
+
+DILATIONS = (1, 2, 4)
+"""Dilation of successive blocks, repeated: 3 blocks reach 7 chroma positions each way, not 3."""
+
+
+class PositionNorm(nn.Module):
+    """LayerNorm over the channels of each position by itself; mixes no positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def make_norm(kind: str, width: int) -> nn.Module:
+    """`batch`, `layer` or `none`."""
+    if kind == "batch":
+        return nn.BatchNorm2d(width)
+    if kind == "layer":
+        return PositionNorm(width)
+    assert kind == "none"
+    return nn.Identity()
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, dilated 3x3, SiLU, 1x1; starts as the identity."""
+
+    def __init__(self, width: int, dilation: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, width)
+        self.around = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.drop = nn.Dropout(dropout)
+        self.out = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+        inner = F.silu(self.around(F.silu(self.norm(x))))
+        return x + self.out(self.drop(inner))
+
+
+def make_stem(chroma_stride: int, width: int) -> nn.Sequential:
+    """Stride-2 convolutions down to the chroma grid, width halving towards full resolution."""
+    halvings = chroma_stride.bit_length() - 1
+    widths = [1] + [max(width >> (halvings - 1 - step), 8) for step in range(halvings)]
+    if halvings == 0:
+        return nn.Sequential(nn.Conv2d(1, width, 3, padding=1))
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])  # the blocks bring their own activation
+
+
+class GrayEncoder(nn.Module):
+    """L to one vector for each chroma position."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        width = model.width
+        self.stem = make_stem(model.chroma_stride, width)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(
+                width, DILATIONS[index % len(DILATIONS)], model.encoder_norm, model.dropout
+            )
+            for index in range(model.depth)
+        )
+        self.attention_after = attention_places(model.depth, model.encoder_attention_blocks)
+        self.attention = nn.ModuleList(
+            SelfAttention(width, model.dropout) for _ in range(model.encoder_attention_blocks)
+        )
+        self.norm_out = make_norm(model.encoder_norm, width)
+
+    def forward(self, L: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B D h w"]:
+        """Args: L: lightness in [0, 100]; height and width are multiples of the chroma stride."""
+        x = self.stem(L / 50 - 1)  # (B, D, h, w)
+        # Channels last in memory: per-position layers then read whole vectors, and convolutions
+        # are not slower for it on any CPU measured.
+        x = x.contiguous(memory_format=torch.channels_last)
+        attention = iter(self.attention)
+        for block, count in zip(self.blocks, self.attention_after, strict=True):
+            x = block(x)
+            for _ in range(count):
+                x = self._attend(next(attention), x)
+        return self.norm_out(x)
+
+    @staticmethod
+    def _attend(attention: nn.Module, x: Tensor) -> Tensor:
+        rows, columns = x.shape[2:]
+        positions = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, T, D)
+        mixed = attention(positions, grid_rotation(rows, columns, x), causal=False)
+        return mixed.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)

@@ -1,0 +1,300 @@
+"""Photos in, coloured photos out: same size, same lightness, never one photo over another.
+
+A photo is looked at on a small copy of its lightness, its colours are sampled on the coarse grid
+of that copy, and joined to the lightness of the photo itself at full size.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from tintlab.color.lab import srgb_to_lab
+from tintlab.data.images import Undecodable, decode
+from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.evaluation.evaluate import photo_seed
+from tintlab.evaluation.ladder import evaluating
+from tintlab.evaluation.picture import joined, save_png
+from tintlab.model.colorizer import Colorizer
+from tintlab.model.sampler import sample
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+"""What is taken from a folder; a file that is named itself is always tried."""
+LONGEST_ASPECT = 8
+"""The small copy is at most this many times longer than its short side, which bounds the work; a
+longer photo is squeezed along its length for the model's eyes only."""
+SOURCE_KEY = "tintlab-source"
+"""PNG text by which an output knows its own source again, so that only that one replaces it."""
+LONGEST_STEM_BYTES = 200
+"""Leaves room for `-2.png` within the 255 bytes that file systems allow for a name."""
+
+
+class Colored(NamedTuple):
+    """A coloured photo, and at how many pixels the chroma had to be reduced to keep lightness."""
+
+    rgb: UInt8[np.ndarray, "H W 3"]
+    reduced_pixels: int
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A source that could not be coloured, and why."""
+
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class ColorizeReport:
+    """What became of every input: inputs = colored + len(quarantined)."""
+
+    inputs: int
+    colored: int
+    quarantined: list[Quarantined]
+    outputs: list[Path]
+    """One for each coloured photo, in the order of the inputs."""
+    pixels: int = 0
+    reduced_pixels: int = 0
+    """Pixels whose sampled colour no screen can show at their lightness; painted less chromatic."""
+    sources: list[Path] = field(default_factory=list)
+    """The coloured photos, in the order of `outputs`."""
+
+
+def colorize_photo(
+    model: Colorizer,
+    rgb: UInt8[np.ndarray, "H W 3"],
+    short_side_px: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colour a photo, grey or not: its own lightness and size are kept, its colours are not used.
+
+    Args: short_side_px: short side of the small copy that the model looks at, at best what it was
+        trained on; temperature: 0 takes the most likely bin; seed: same seed, same picture.
+    Raises: ConfigError: short_side_px is not a multiple of the chroma stride.
+    """
+    return colored_photo(model, rgb, short_side_px, temperature, seed).rgb
+
+
+def colored_photo(
+    model: Colorizer,
+    rgb: UInt8[np.ndarray, "H W 3"],
+    short_side_px: int,
+    temperature: float,
+    seed: int,
+) -> Colored:
+    """As `colorize_photo`, with the count of pixels whose chroma was reduced."""
+    require_short_side(model, short_side_px)
+    device = next(model.parameters()).device
+    L = np.ascontiguousarray(srgb_to_lab(rgb)[..., 0])
+    seen = torch.from_numpy(small_copy(L, short_side_px, model.stride))[None, None].to(device)
+    full = torch.from_numpy(L)[None, None].to(device)
+    with evaluating(model):
+        tokens = sample(model, seen, temperature=temperature, seeds=[seed])
+        ab = model.upsample(model.bins.decode(tokens), full)[0].cpu().numpy()
+    return Colored(*joined(L, ab))
+
+
+def small_copy(
+    L: Float32[np.ndarray, "H W"], short_side_px: int, stride: int
+) -> Float32[np.ndarray, "small_H small_W"]:
+    """The lightness as the model looks at it: area means, sides multiples of the chroma stride."""
+    height, width = L.shape
+    aspect = min(max(height, width) / min(height, width), LONGEST_ASPECT)
+    long_side_px = max(1, round(short_side_px * aspect / stride)) * stride
+    small_h, small_w = (
+        (short_side_px, long_side_px) if height <= width else (long_side_px, short_side_px)
+    )
+    # BOX is the exact mean over the area of each target pixel; upwards it would show blocks.
+    grows = small_h * small_w > height * width
+    kernel = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
+    resized = Image.fromarray(L).resize((small_w, small_h), kernel)
+    return np.array(resized, np.float32)  # a copy: Pillow's own memory is read-only
+
+
+def require_short_side(model: Colorizer, short_side_px: int) -> None:
+    """Refuse a short side that the chroma grid does not divide.
+
+    Raises: ConfigError: names the nearest sides that work.
+    """
+    stride = model.stride
+    if short_side_px < stride or short_side_px % stride:
+        low = short_side_px // stride * stride
+        nearest = f"{low} or {low + stride}" if low > 0 else f"{stride}"
+        raise ConfigError(
+            f"short_side_px must be a multiple of chroma_stride={stride}, "
+            f"got {short_side_px}; use {nearest}"
+        )
+
+
+def colorize_files(
+    model: Colorizer,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    short_side_px: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ColorizeReport:
+    """Colour files and folders into `out`, one `<stem>.png` each; a bad photo stops no other.
+
+    Photos of equal stems get `<stem>-2.png` and so on. A file already in `out` is replaced only if
+    it was made from the same source. Nothing of a source's metadata is copied. The noise of each
+    photo depends on `seed` and the photo's bytes, so a photo looks the same in any company.
+
+    Args: progress: called with (photos done, photos in all) after each.
+    Raises: EnvironmentFault: a source does not exist, nothing can be decoded, or `out` cannot be
+        written. ConfigError: short_side_px is not a multiple of the chroma stride.
+    """
+    require_short_side(model, short_side_px)
+    if out.exists() and not out.is_dir():
+        raise EnvironmentFault(f"--out must be a folder, and {out} is a file; choose another")
+    inputs = find_photos(sources, out)
+    names = _OutputNames(out, inputs)
+    outputs: list[Path] = []
+    coloured_sources: list[Path] = []
+    quarantined: list[Quarantined] = []
+    pixels = reduced_pixels = 0
+    for done, source in enumerate(inputs, start=1):
+        rgb = _read(source)
+        if isinstance(rgb, Quarantined):
+            quarantined.append(rgb)
+        else:
+            image, noise_id = rgb
+            result = colored_photo(
+                model, image, short_side_px, temperature, photo_seed(seed, noise_id)
+            )
+            target = names.take(source)
+            _write(target, result.rgb, source)
+            outputs.append(target)
+            coloured_sources.append(source)
+            pixels += image.shape[0] * image.shape[1]
+            reduced_pixels += result.reduced_pixels
+        if progress:
+            progress(done, len(inputs))
+    if not outputs:
+        first = quarantined[0]
+        raise EnvironmentFault(
+            f"none of {len(inputs)} files could be decoded; the first, {first.source}: "
+            f"{first.reason}; give photos (JPEG, PNG, WebP, TIFF)"
+        )
+    return ColorizeReport(
+        inputs=len(inputs),
+        colored=len(outputs),
+        quarantined=quarantined,
+        outputs=outputs,
+        pixels=pixels,
+        reduced_pixels=reduced_pixels,
+        sources=coloured_sources,
+    )
+
+
+def find_photos(sources: Sequence[Path], out: Path) -> list[Path]:
+    """Every file of the sources once, folders searched to the bottom, in a stable order.
+
+    From folders, hidden files and what an earlier call wrote into `out` are left out.
+
+    Raises: EnvironmentFault: a source does not exist, or there is no photo in any.
+    """
+    found: dict[Path, Path] = {}  # resolved -> as the user wrote it
+    for source in sources:
+        if not source.exists():
+            raise EnvironmentFault(f"no such file or folder: {source}; check the path")
+        files = sorted(_photos_below(source, out)) if source.is_dir() else [source]
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        given = ", ".join(str(source) for source in sources)
+        raise EnvironmentFault(
+            f"no photo found in {given or 'no sources'}; "
+            f"looked for {' '.join(sorted(PHOTO_SUFFIXES))}"
+        )
+    return list(found.values())
+
+
+def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
+    written = out.resolve()
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        in_out = Path(parent).resolve() == written
+        for name in files:
+            file = Path(parent, name)
+            if name.startswith(".") or file.suffix.lower() not in PHOTO_SUFFIXES:
+                continue
+            if not (in_out and made_from(file)):
+                yield file
+
+
+def _read(source: Path) -> tuple[UInt8[np.ndarray, "H W 3"], str] | Quarantined:
+    """The pixels of a photo and the SHA-256 of its bytes, or why there are none."""
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        return Quarantined(source, f"unreadable: {error.strerror}")
+    decoded = decode(content)
+    if isinstance(decoded, Undecodable):
+        return Quarantined(source, f"{decoded.reason}: {decoded.message}")
+    return decoded.rgb, hashlib.sha256(content).hexdigest()
+
+
+def _write(target: Path, rgb: UInt8[np.ndarray, "H W 3"], source: Path) -> None:
+    try:
+        save_png(target, rgb, text={SOURCE_KEY: _source_id(source)})
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise EnvironmentFault(
+            f"cannot write {target}: {reason}; free some space or choose another --out"
+        ) from None
+
+
+def made_from(output: Path) -> str | None:
+    """The identity of the source an output of ours was made from; None for any other file."""
+    try:
+        with Image.open(output) as image:
+            found = image.info.get(SOURCE_KEY)
+    except (OSError, ValueError, Image.DecompressionBombError):  # not a picture, or none of ours
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _source_id(source: Path) -> str:
+    """Which source an output was made from, without telling anybody the path."""
+    return hashlib.sha256(str(source.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class _OutputNames:
+    """Names for outputs: `<stem>.png`, numbered where another photo has that name already.
+
+    Names that differ in case only count as equal, since some file systems make them one file.
+    """
+
+    def __init__(self, out: Path, inputs: Sequence[Path]) -> None:
+        self._out = out
+        self._taken: set[str] = set()
+        folder = out.resolve()
+        for source in inputs:  # a source that lies in `out` is never written over
+            if source.resolve().parent == folder:
+                self._taken.add(source.name.casefold())
+
+    def take(self, source: Path) -> Path:
+        """The name for a source's output; no later call gives it again."""
+        stem = source.stem.encode("utf-8", "surrogateescape")[:LONGEST_STEM_BYTES]
+        base = stem.decode("utf-8", "ignore") or "photo"
+        number = 1
+        while True:
+            name = f"{base}.png" if number == 1 else f"{base}-{number}.png"
+            target = self._out / name
+            # Nothing is lost by writing where nothing is, or where this source's output is.
+            free = not os.path.lexists(target) or made_from(target) == _source_id(source)
+            if free and name.casefold() not in self._taken:
+                self._taken.add(name.casefold())
+                return target
+            number += 1

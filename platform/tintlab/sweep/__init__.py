@@ -1,0 +1,1 @@
+"""Sweeps: the search-space language, the ledger, the Ray Tune driver."""

@@ -1,0 +1,1 @@
+"""Losses, learning-rate schedules, checkpoints, the training loop and its launcher."""

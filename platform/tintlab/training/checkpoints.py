@@ -1,0 +1,316 @@
+"""Checkpoints: everything training needs to go on as if it had never stopped.
+
+    step-00000100/
+        weights.safetensors     the model's state_dict
+        ema.safetensors         the state_dict of the averaged model, which is what is evaluated
+        optimizer.safetensors   AdamW's moments: exp_avg.NAME, exp_avg_sq.NAME and step.NAME
+        state.json              State: steps done, data position, metrics, the whole configuration
+        manifest.json           format, version, and the SHA-256 and bytes of the four files above
+
+No file holds the state of a random generator: the loop draws everything from (seed, position), so
+the position is the state, for any number of workers.
+
+A checkpoint is written beside its final name, synced, and renamed, so that one which has the name
+is whole; what a disk then does to it is found by its hashes before anything in it is used. Nothing
+here executes what it reads.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from pydantic import ConfigDict, ValidationError
+from safetensors import SafetensorError
+from torch import nn
+from torch.optim import AdamW
+
+from tintlab.config import ExperimentConfig, Settings
+from tintlab.errors import EnvironmentFault, IntegrityError
+from tintlab.model.colorizer import Colorizer
+from tintlab.training.optimizer import Tensors, load_moments, moments_by_name
+
+FORMAT = "tintlab-checkpoint"
+VERSION = 1
+
+WEIGHTS = "weights.safetensors"
+EMA = "ema.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+MANIFEST = "manifest.json"
+
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+class DamagedCheckpoint(UserWarning):
+    """A checkpoint cannot be used, and an older one takes its place."""
+
+
+class State(Settings):
+    """What a checkpoint knows besides its tensors."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # JSON has no infinity; a PSNR may be one
+
+    step: int
+    """Optimizer steps done."""
+    images_seen: int
+    """Photos of the infinite training stream consumed, over all workers: the data position."""
+    data_fingerprint: str
+    """Which data set that stream is of."""
+    metrics: dict[str, float]
+    """What was reported when the checkpoint was written."""
+    config: ExperimentConfig
+    """The whole experiment."""
+
+
+class FileRecord(Settings):
+    """One file of a checkpoint."""
+
+    sha256: str
+    """SHA-256 of the file's bytes, lower-case hexadecimal."""
+    bytes: int
+    """Length of the file."""
+
+
+class Manifest(Settings):
+    """What must be in a checkpoint's folder, byte for byte."""
+
+    format: Literal["tintlab-checkpoint"]
+    """Whose file this is."""
+    version: Literal[1]
+    """Format version."""
+    files: dict[str, FileRecord]
+    """Every file beside the manifest, by name."""
+
+
+class Checkpoints:
+    """The checkpoints of one training, in one folder, which is made by the first save."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Path]:
+        """Every checkpoint, good or damaged, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def save(self, state: State, model: nn.Module, ema: nn.Module, optimizer: AdamW) -> Path:
+        """Write a checkpoint, whole or not at all, and return its folder.
+
+        Raises: EnvironmentFault: the folder cannot be written (read-only, disk full).
+        """
+        final = self.folder / f"step-{state.step:08d}"
+        partial = self.folder / f".{final.name}.partial"
+        tensors = {
+            WEIGHTS: model.state_dict(),
+            EMA: ema.state_dict(),
+            OPTIMIZER: moments_by_name(optimizer),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._discard_partials()
+            partial.mkdir()
+            _write(partial, tensors, state)
+            # Only a damaged checkpoint, which training did not continue from, can have this name.
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            size = sum(
+                t.numel() * t.element_size() for part in tensors.values() for t in part.values()
+            )
+            raise EnvironmentFault(
+                f"cannot write checkpoint {final} (about {size / 1e6:.1f} MB): {error}; "
+                "free space or choose another workspace, then run the same command again"
+            ) from error
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is intact, or None where none was ever written.
+
+        A damaged one is passed over with a DamagedCheckpoint warning that names it.
+
+        Raises: IntegrityError: there are checkpoints, and every one of them is damaged.
+        """
+        problems: list[str] = []
+        for checkpoint in reversed(self.all()):
+            try:
+                verify(checkpoint)
+            except IntegrityError as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                warnings.warn(f"{problem}; using {checkpoint.name} instead", DamagedCheckpoint, 2)
+            return checkpoint
+        if problems:
+            raise IntegrityError(
+                f"no usable checkpoint in {self.folder}: {problems[0]}; "
+                "delete that folder to train from the start"
+            )
+        return None
+
+    def prune(self, keep_last: int, keep_best: int) -> list[Path]:
+        """Delete all but the newest ones and those of the lowest val/bits_per_dim.
+
+        Returns the deleted folders. What cannot be read counts as neither and is left alone: it
+        may be of another version.
+        """
+        scored: list[tuple[float, Path]] = []
+        readable: list[Path] = []
+        for checkpoint in self.all():
+            try:
+                metrics = read_state(checkpoint).metrics
+            except IntegrityError:
+                continue
+            readable.append(checkpoint)
+            if "val/bits_per_dim" in metrics:
+                scored.append((metrics["val/bits_per_dim"], checkpoint))
+        best = [checkpoint for _, checkpoint in sorted(scored)[:keep_best]]
+        kept = {*best, *readable[max(0, len(readable) - keep_last) :]}
+        deleted = [checkpoint for checkpoint in readable if checkpoint not in kept]
+        for checkpoint in deleted:
+            shutil.rmtree(checkpoint)
+        return deleted
+
+    @staticmethod
+    def load_ema(checkpoint: Path) -> Colorizer:
+        """The averaged model of a checkpoint, on the CPU and in eval mode.
+
+        Raises: IntegrityError: a file is missing, altered, or not of this format version.
+        """
+        verify(checkpoint)
+        config = read_state(checkpoint).config
+        model = Colorizer(config.model, config.bins)
+        _fill(model, checkpoint / EMA)
+        return model.eval()
+
+    def _discard_partials(self) -> None:
+        for leftover in self.folder.glob(".step-*.partial"):  # of a process that was killed
+            shutil.rmtree(leftover)
+
+
+def restore(checkpoint: Path, model: nn.Module, ema: nn.Module, optimizer: AdamW) -> State:
+    """Put a checkpoint's tensors into a model, its average and their optimizer.
+
+    Raises: IntegrityError: a file is missing, altered, not of this format version, or does not fit.
+    """
+    verify(checkpoint)
+    _fill(model, checkpoint / WEIGHTS)
+    _fill(ema, checkpoint / EMA)
+    load_moments(optimizer, _read_tensors(checkpoint / OPTIMIZER))
+    return read_state(checkpoint)
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises: IntegrityError: a file is missing, altered, or not of this format version.
+    """
+    for name, record in _read_manifest(checkpoint).files.items():
+        file = checkpoint / name
+        try:
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise IntegrityError(f"checkpoint file {file}: {error.strerror}") from None
+        if sha256 != record.sha256:
+            got = file.stat().st_size
+            what = f"{got} bytes, not {record.bytes}" if got != record.bytes else "altered"
+            raise IntegrityError(f"checkpoint file {file} is not what was written: {what}")
+
+
+def read_state(checkpoint: Path) -> State:
+    """What a checkpoint knows besides its tensors; compares only this file with the manifest.
+
+    Raises: IntegrityError: the state or the manifest is missing, altered or of another version.
+    """
+    manifest = _read_manifest(checkpoint)
+    data = _read(checkpoint / STATE)
+    if hashlib.sha256(data).hexdigest() != manifest.files[STATE].sha256:
+        raise IntegrityError(f"checkpoint file {checkpoint / STATE} is not what was written")
+    try:
+        return State.model_validate_json(data)
+    except ValidationError as error:  # written by a tintlab whose settings were others
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise IntegrityError(
+            f"checkpoint file {checkpoint / STATE} does not fit this tintlab's settings at {key}; "
+            "continue with the version that wrote it"
+        ) from None
+
+
+def _write(folder: Path, tensors: dict[str, Tensors], state: State) -> None:
+    for name, part in tensors.items():
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in part.items()}
+        safetensors.torch.save_file(plain, folder / name)
+    (folder / STATE).write_text(state.model_dump_json(indent=2) + "\n")
+    files: dict[str, dict[str, Any]] = {}
+    for name in (*tensors, STATE):
+        file = folder / name
+        _sync(file)
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[name] = {"sha256": sha256, "bytes": file.stat().st_size}
+    manifest = {"format": FORMAT, "version": VERSION, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"checkpoint file {file}: {error.strerror}") from None
+
+
+def _read_manifest(checkpoint: Path) -> Manifest:
+    file = checkpoint / MANIFEST
+    try:
+        tree = json.loads(_read(file))
+    except ValueError:
+        raise IntegrityError(f"checkpoint file {file} is not JSON: it was altered") from None
+    if isinstance(tree, dict) and tree.get("format") == FORMAT and tree.get("version") != VERSION:
+        raise IntegrityError(
+            f"checkpoint {checkpoint} has format version {tree.get('version')!r}, "
+            f"this tintlab reads version {VERSION}; use the tintlab that wrote it"
+        )
+    try:
+        manifest = Manifest.model_validate(tree)
+    except ValidationError:
+        raise IntegrityError(f"checkpoint file {file} is not a manifest: it was altered") from None
+    if wrong := {WEIGHTS, EMA, OPTIMIZER, STATE} ^ set(manifest.files):
+        raise IntegrityError(f"checkpoint file {file} was altered at {sorted(wrong)[0]!r}")
+    return manifest
+
+
+def _read_tensors(file: Path) -> Tensors:
+    try:
+        tensors: Tensors = safetensors.torch.load_file(file, device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"checkpoint file {file}: {error}") from None
+    return tensors
+
+
+def _fill(module: nn.Module, file: Path) -> None:
+    try:
+        module.load_state_dict(_read_tensors(file))
+    except RuntimeError as error:  # names every key, over many lines
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise IntegrityError(f"{file} does not fit the model of this experiment: {first}") from None

@@ -1,0 +1,20 @@
+"""How much should the parallel head weigh beside the autoregressive loss?
+
+The parallel head sees the grey photo alone: it shapes the encoder, and can also pull it away from
+what the decoder needs (PIC weighs it 1, ColTran 0.01). Scored by the autoregressive bits only.
+About 12 minutes on 2 cores.
+"""
+
+from optuna.distributions import FloatDistribution
+
+from tintlab.sweep.space import SearchSpace
+
+SPACE = SearchSpace(
+    fixed={"training.steps": 300, "training.eval_every_steps": 100, "model.depth": 3},
+    search={
+        "loss.parallel": FloatDistribution(0.01, 1.0, log=True),
+        "loss.label_smoothing": FloatDistribution(0.0, 0.05),
+    },
+    start=({"loss.parallel": 1.0, "loss.label_smoothing": 0.0},),
+    num_trials=8,
+)

@@ -1,0 +1,296 @@
+"""If these fail, a user's photo loses its lightness or size, or one photo overwrites another."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut, chelsea, coffee
+
+from tintlab.color.lab import lab_to_srgb, out_of_gamut, srgb_to_lab
+from tintlab.config import BinsConfig, ModelConfig
+from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
+from tintlab.model.colorizer import Colorizer
+from tintlab.serving.colorize import colored_photo, colorize_files, colorize_photo, small_copy
+
+SHORT_SIDE_PX = 16
+
+
+@pytest.fixture(scope="module")
+def model() -> Colorizer:
+    """Untrained, so it paints wild colours: most are far outside sRGB."""
+    torch.manual_seed(0)
+    return Colorizer(ModelConfig(depth=1), BinsConfig())
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def lightness(rgb: np.ndarray) -> np.ndarray:
+    return srgb_to_lab(rgb)[..., 0]
+
+
+def put(folder: Path, name: str, seed: int = 0, **save: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(20, 24, seed)).save(folder / name, **save)
+    return folder / name
+
+
+def colorize(model: Colorizer, sources: list[Path], out: Path, **settings: object):
+    return colorize_files(model, sources, out, short_side_px=SHORT_SIDE_PX, **settings)
+
+
+# ---- lightness and size
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [astronaut(), chelsea(), coffee(), noise(64, 64), noise(61, 47), noise(1, 1), noise(3, 200)],
+    ids=["astronaut", "chelsea", "coffee", "noise", "odd", "one pixel", "long"],
+)
+def test_photo_keeps_its_size_and_its_lightness_at_every_pixel(model, photo):
+    coloured = colored_photo(model, photo, SHORT_SIDE_PX, 1.0, seed=3)
+    assert coloured.rgb.shape == photo.shape
+    assert np.abs(lightness(coloured.rgb) - lightness(photo)).max() <= 1.0
+
+
+def test_colours_outside_srgb_are_counted_and_would_break_lightness_if_clipped():
+    rng = np.random.default_rng(1)
+    L = rng.uniform(0, 100, (128, 128)).astype(np.float32)
+    ab = rng.uniform(-110, 110, (2, 128, 128)).astype(np.float32)
+    rgb, reduced_pixels = joined(L, ab)
+    lab = np.concatenate([L[None], ab]).transpose(1, 2, 0)
+    assert reduced_pixels == out_of_gamut(lab).sum() > 128 * 128 / 2
+    assert np.abs(lightness(rgb) - L).max() <= 0.5
+    assert np.abs(lightness(lab_to_srgb(lab)) - L).max() > 10
+
+
+def test_chroma_is_reduced_no_more_than_needed_and_hue_is_kept():
+    rng = np.random.default_rng(2)
+    lab = rng.uniform([0, -110, -110], [100, 110, 110], (64, 64, 3)).astype(np.float32)
+    fitted, reduced = into_gamut(lab)
+    assert not out_of_gamut(fitted).any()
+    np.testing.assert_array_equal(fitted[~reduced], lab[~reduced])
+    np.testing.assert_array_equal(fitted[..., 0], lab[..., 0])
+    before, after = lab[reduced], fitted[reduced]
+    cross = before[:, 1] * after[:, 2] - before[:, 2] * after[:, 1]
+    assert np.abs(cross).max() < 1e-2 * 110
+    assert (np.sum(before[:, 1:] * after[:, 1:], axis=1) >= 0).all()
+    slightly_more = after.copy()
+    slightly_more[:, 1:] += (before - after)[:, 1:] * 0.001 + before[:, 1:] * 0.0005
+    assert out_of_gamut(slightly_more[None]).all()
+
+
+def test_a_true_photo_comes_back_from_its_own_lab_bit_for_bit():
+    photo = chelsea()[:100, :100]
+    L, a, b = srgb_to_lab(photo).transpose(2, 0, 1)
+    np.testing.assert_array_equal(rgb_from(L, np.stack([a, b])), photo)
+
+
+def test_bands_do_not_show(monkeypatch):
+    rng = np.random.default_rng(3)
+    L = rng.uniform(0, 100, (37, 20)).astype(np.float32)
+    ab = rng.uniform(-110, 110, (2, 37, 20)).astype(np.float32)
+    whole = joined(L, ab)
+    monkeypatch.setattr("tintlab.evaluation.picture.BAND_PIXELS", 45)  # 2 rows at a time
+    banded = joined(L, ab)
+    np.testing.assert_array_equal(banded[0], whole[0])
+    assert banded[1] == whole[1]
+
+
+def test_model_sees_area_means_on_a_grid_it_divides():
+    L = np.arange(32 * 64, dtype=np.float32).reshape(32, 64) / 32
+    seen = small_copy(L, 8, stride=4)
+    np.testing.assert_allclose(seen, L.reshape(8, 4, 16, 4).mean(axis=(1, 3)), rtol=1e-5)
+    assert small_copy(L.T.copy(), 8, stride=4).shape == (16, 8)
+    assert small_copy(np.zeros((30, 47), np.float32), 12, stride=4).shape == (12, 20)
+    # However long a photo is, the work is bounded.
+    assert small_copy(np.zeros((2, 5000), np.float32), 8, stride=4).shape == (8, 64)
+
+
+def test_same_seed_same_picture(model):
+    photo = astronaut()[::4, ::4]
+    first = colorize_photo(model, photo, SHORT_SIDE_PX, temperature=1.0, seed=7)
+    np.testing.assert_array_equal(colorize_photo(model, photo, SHORT_SIDE_PX, seed=7), first)
+    assert not np.array_equal(colorize_photo(model, photo, SHORT_SIDE_PX, seed=8), first)
+    assert np.ptp(first.astype(int), axis=-1).max() > 20  # it is in colour
+
+
+def test_colorizing_leaves_the_model_in_its_mode(model):
+    model.train()
+    colorize_photo(model, noise(16, 16), SHORT_SIDE_PX)
+    assert model.training
+
+
+@pytest.mark.parametrize(("px", "nearest"), [(18, "16 or 20"), (3, "4"), (0, "4"), (-4, "4")])
+def test_short_side_that_does_not_fit_is_refused(model, px, nearest):
+    with pytest.raises(ConfigError, match=rf"chroma_stride=4, got {px}; use {nearest}$"):
+        colorize_photo(model, noise(16, 16), px)
+
+
+# ---- files
+
+
+def test_every_input_is_coloured_or_quarantined(model, tmp_path):
+    put(tmp_path / "in" / "deep", "a.jpg")
+    put(tmp_path / "in", "b.png")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a photo")
+    (tmp_path / "in" / "notes.txt").write_text("not a photo, and not named like one")
+    put(tmp_path / "in", ".hidden.png")
+    seen = []
+    report = colorize(
+        model, [tmp_path / "in"], tmp_path / "out", progress=lambda *now: seen.append(now)
+    )
+    assert report.inputs == 3
+    assert report.colored == 2
+    assert [bad.source.name for bad in report.quarantined] == ["broken.jpg"]
+    assert report.quarantined[0].reason
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert {path.name for path in report.outputs} == {"a.png", "b.png"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert report.pixels == 2 * 20 * 24
+    assert 0 < report.reduced_pixels < report.pixels
+    for source, output in zip(report.sources, report.outputs, strict=True):
+        with Image.open(source) as before, Image.open(output) as after:
+            assert after.size == before.size
+            difference = lightness(np.asarray(after)) - lightness(np.asarray(before))
+        assert np.abs(difference).max() <= 1.0
+
+
+def test_equal_stems_never_overwrite_each_other(model, tmp_path):
+    sources = [
+        put(tmp_path / "a", "x.jpg", seed=1),
+        put(tmp_path / "b", "x.jpg", seed=2),
+        put(tmp_path / "b", "x.png", seed=3),
+        put(tmp_path / "c", "X.png", seed=4),
+        put(tmp_path / "c", "x-2.png", seed=5),
+    ]
+    report = colorize(model, sources, tmp_path / "out")
+    assert report.colored == len(set(report.outputs)) == 5
+    assert len({path.name.casefold() for path in report.outputs}) == 5
+    assert report.outputs[0].name == "x.png"
+    for source, output in zip(sources, report.outputs, strict=True):
+        with Image.open(source) as before, Image.open(output) as after:
+            difference = lightness(np.asarray(after)) - lightness(np.asarray(before))
+        assert np.abs(difference).max() <= 1.0  # each output is of its own source
+
+
+def test_a_second_call_replaces_its_own_outputs_and_nothing_else(model, tmp_path):
+    first, second = put(tmp_path / "a", "x.png", seed=1), put(tmp_path / "b", "x.png", seed=2)
+    out = tmp_path / "out"
+    foreign = put(out, "y.png", seed=9)
+    kept = foreign.read_bytes()
+    y = put(tmp_path / "a", "y.jpg", seed=3)
+    once = colorize(model, [first, y], out)
+    assert [path.name for path in once.outputs] == ["x.png", "y-2.png"]
+    assert colorize(model, [first, y], out).outputs == once.outputs
+    assert [path.name for path in colorize(model, [second], out).outputs] == ["x-2.png"]
+    assert foreign.read_bytes() == kept
+    assert sorted(p.name for p in out.iterdir()) == ["x-2.png", "x.png", "y-2.png", "y.png"]
+
+
+def test_out_may_be_the_folder_of_the_photos(model, tmp_path):
+    original = put(tmp_path, "x.png")
+    kept = original.read_bytes()
+    for _ in range(2):  # the second call must not colour the first one's output
+        report = colorize(model, [tmp_path], tmp_path)
+        assert [path.name for path in report.outputs] == ["x-2.png"]
+        assert report.inputs == 1
+    assert original.read_bytes() == kept
+
+
+def test_a_photo_given_twice_is_coloured_once(model, tmp_path):
+    photo = put(tmp_path / "in", "x.png")
+    assert colorize(model, [photo, tmp_path / "in"], tmp_path / "out").inputs == 1
+
+
+def test_a_photo_looks_the_same_in_any_company(model, tmp_path):
+    photo = put(tmp_path / "in", "x.png", seed=1)
+    put(tmp_path / "in", "a.png", seed=2)
+    alone = colorize(model, [photo], tmp_path / "alone", seed=5)
+    together = colorize(model, [tmp_path / "in"], tmp_path / "together", seed=5)
+    assert (tmp_path / "together" / "x.png").read_bytes() == alone.outputs[0].read_bytes()
+    assert together.colored == 2
+
+
+def test_metadata_is_dropped(model, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "taken at my home"
+    photo = put(tmp_path / "secret place", "x.jpg", exif=exif)
+    output = colorize(model, [photo], tmp_path / "out").outputs[0]
+    with Image.open(output) as image:
+        assert not image.getexif()
+    content = output.read_bytes()
+    assert b"home" not in content
+    assert b"secret" not in content
+
+
+def test_missing_source_stops_before_anything_is_written(model, tmp_path):
+    photo = put(tmp_path, "x.png")
+    with pytest.raises(EnvironmentFault, match=r"no such file or folder: .*nowhere; check"):
+        colorize(model, [photo, tmp_path / "nowhere"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_decodable_is_one_clear_fault(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(EnvironmentFault, match=r"no photo found in .*in; looked for"):
+        colorize(model, [tmp_path / "in"], tmp_path / "out")
+    (tmp_path / "in" / "x.jpg").write_bytes(b"no photo")
+    with pytest.raises(EnvironmentFault, match=r"none of 1 files could be decoded; .*x\.jpg"):
+        colorize(model, [tmp_path / "in"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_that_is_a_file_is_refused(model, tmp_path):
+    photo = put(tmp_path, "x.png")
+    with pytest.raises(EnvironmentFault, match="must be a folder"):
+        colorize(model, [photo], photo)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_no_half_written_file(model, tmp_path, monkeypatch, step):
+    photo = put(tmp_path / "in", "x.png")
+    out = tmp_path / "out"
+    before = colorize(model, [photo], out).outputs[0].read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        patch.setattr(Path, "replace", full if step == "replace" else Path.replace)
+        with pytest.raises(EnvironmentFault, match=r"cannot write .*x\.png: No space left"):
+            colorize(model, [photo], out, seed=1)
+    assert [path.name for path in out.iterdir()] == ["x.png"]
+    assert (out / "x.png").read_bytes() == before
+
+
+# ---- pictures
+
+
+def test_strip_shows_each_picture_once_with_gaps():
+    grey, coloured, truth = (np.full((4, 6, 3), value, np.uint8) for value in (10, 20, 30))
+    picture = strip([(grey, coloured, truth), (truth, grey, coloured[:2, :3])])
+    assert picture.shape == (2 * 4 + 2, 3 * 6 + 2 * 2, 3)
+    np.testing.assert_array_equal(picture[:4, 8:14], coloured)
+    np.testing.assert_array_equal(picture[6:, :6], truth)
+    assert (picture[4:6] == 255).all()
+    assert (picture[:, 6:8] == 255).all()
+    assert (picture[8:, 16:] == 255).all()  # a smaller picture leaves white
+
+
+def test_png_is_lossless_and_readable_by_others(tmp_path):
+    photo = noise(9, 7)
+    save_png(tmp_path / "new" / "x.png", photo)
+    with Image.open(tmp_path / "new" / "x.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), photo)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "new" / "x.png").stat().st_mode & 0o777 == 0o666 & ~umask

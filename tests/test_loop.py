@@ -1,0 +1,384 @@
+"""The training loop: it learns, reports exactly, and is the same whether or not it was stopped."""
+
+import json
+import math
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tintlab.config import ExperimentConfig
+from tintlab.data.shards import Shards
+from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
+from tintlab.model.colorizer import Colorizer
+from tintlab.training import loop
+from tintlab.training.checkpoints import EMA, MANIFEST, OPTIMIZER, WEIGHTS, Checkpoints, read_state
+from tintlab.training.loop import Progress, Report, TrainingDiverged, train
+from tintlab.training.optimizer import adamw
+from tintlab.training.schedule import learning_rate
+
+TINY = ExperimentConfig().replaced(
+    {
+        "data.crop_px": 16,
+        "evaluation.crop_px": 16,
+        "bins.per_channel": 8,
+        "model.depth": 1,
+        "training.steps": 6,
+        "training.batch_size": 8,
+        "training.eval_every_steps": 2,
+    }
+)
+
+
+@dataclass
+class Told:
+    """Everything one training said."""
+
+    reports: list[Report] = field(default_factory=list)
+    steps: list[Progress] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        return [progress.loss for progress in self.steps]
+
+
+def score(model: Colorizer, shards: Shards) -> tuple[dict[str, float], np.ndarray | None]:
+    """A validation that is quick, and that draws from the generator dropout draws from."""
+    assert not model.training
+    assert not torch.is_grad_enabled()
+    torch.rand(3)
+    weight = next(iter(model.parameters()))
+    return {"val/bits_per_dim": 3.0 + weight.mean().item()}, np.zeros((2, 6, 3), np.uint8)
+
+
+def run(config, shards, folder, resume=None, validate=score, die_at=None) -> Told:
+    """Train, or die in the middle: right after step `die_at`."""
+    told = Told()
+
+    def progress(got: Progress) -> None:
+        told.steps.append(got)
+        if got.step == die_at:
+            raise KeyboardInterrupt
+
+    try:
+        last = train(config, shards, folder, validate, told.reports.append, resume, progress)
+        assert last == told.reports[-1].checkpoint
+    except KeyboardInterrupt:
+        assert die_at is not None
+    return told
+
+
+def tensors(checkpoint: Path) -> dict[str, str]:
+    """The hashes of everything that was learned."""
+    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    return {name: files[name]["sha256"] for name in (WEIGHTS, EMA, OPTIMIZER)}
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("perf/")}
+
+
+def test_eight_small_photos_are_learned_by_heart(shards, tmp_path):
+    config = TINY.replaced(
+        {
+            "training.steps": 150,
+            "training.eval_every_steps": 150,
+            "schedule.peak_lr": 1e-2,
+            "data.flip": False,
+        }
+    )
+    told = run(config, shards, tmp_path)
+    assert told.losses[0] > 3.0  # 8 bins: about 3 bits, and a fifth of that for the parallel head
+    assert np.mean(told.losses[-10:]) < 0.35 * told.losses[0]
+
+
+def test_reports_are_exact_means_over_every_step_since_the_last(shards, tmp_path):
+    config = TINY.replaced({"training.steps": 5})
+    told = run(config, shards, tmp_path)
+    assert [progress.step for progress in told.steps] == [1, 2, 3, 4, 5]
+    assert [report.step for report in told.reports] == [2, 4, 5]
+    assert [report.finished for report in told.reports] == [False, False, True]
+    assert not any(report.repeated for report in told.reports)
+    for report, (first, last) in zip(told.reports, [(0, 2), (2, 4), (4, 5)], strict=True):
+        assert set(report.metrics) == {
+            "train/loss",
+            "train/bits_per_dim",
+            "train/parallel_bits_per_dim",
+            "lr",
+            "perf/images_per_s",
+            "val/bits_per_dim",
+        }
+        assert report.metrics["train/loss"] == pytest.approx(np.mean(told.losses[first:last]))
+        assert report.metrics["train/loss"] == pytest.approx(
+            report.metrics["train/bits_per_dim"]
+            + config.loss.parallel * report.metrics["train/parallel_bits_per_dim"]
+        )
+        assert report.metrics["lr"] == learning_rate(last - 1, config.schedule, 5)
+        assert report.metrics["perf/images_per_s"] > 0
+        assert report.panel is not None
+        assert report.checkpoint is not None
+        assert report.checkpoint.parent == tmp_path
+    assert read_state(told.reports[-1].checkpoint).metrics == told.reports[-1].metrics
+
+
+def test_every_step_has_its_learning_rate(shards, tmp_path):
+    config = TINY.replaced({"schedule.kind": "triangular2", "schedule.cycle_steps": 4})
+    told = run(config, shards, tmp_path)
+    expected = [learning_rate(step, config.schedule, 6) for step in range(6)]
+    assert [progress.lr for progress in told.steps] == expected
+    assert expected == pytest.approx([1e-4, 1.05e-3, 2e-3, 1.05e-3, 1e-4, 5.75e-4])
+
+
+def test_learning_rate_zero_moves_no_weight(shards, tmp_path):
+    still = {"schedule.kind": "constant", "schedule.warmup_steps": 1, "training.steps": 1}
+    config = TINY.replaced(still)
+    last = run(config, shards, tmp_path).reports[-1].checkpoint
+    torch.manual_seed(config.training.seed)
+    initial = Colorizer(config.model, config.bins)
+    for name, weight in load_file(last / WEIGHTS).items():
+        assert torch.equal(weight, initial.state_dict()[name]), name
+
+
+def test_four_micro_batches_equal_one_large_batch(shards, tmp_path):
+    one = run(TINY, shards, tmp_path / "one")
+    four = run(TINY.replaced({"training.accumulation": 4}), shards, tmp_path / "four")
+    assert four.losses == pytest.approx(one.losses, rel=1e-5)
+    # Adam divides gradients by their size, so that weights whose gradient is rounding error differ
+    # freely; its first moment is linear in the gradient, and is what must agree.
+    first_step = TINY.replaced({"training.steps": 1})
+    moments = [
+        load_file(run(config, shards, tmp_path / name).reports[-1].checkpoint / OPTIMIZER)
+        for name, config in {
+            "one step": first_step,
+            "four parts": first_step.replaced({"training.accumulation": 4}),
+        }.items()
+    ]
+    for name in moments[0]:
+        torch.testing.assert_close(moments[0][name], moments[1][name], rtol=0, atol=1e-6)
+    gradient = torch.cat([t.flatten() for name, t in moments[0].items() if "exp_avg." in name])
+    assert gradient.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(shards, tmp_path, norm):
+    config = TINY.replaced(
+        {"model.dropout": 0.2, "model.encoder_norm": norm, "training.accumulation": 2}
+    )
+    through = run(config, shards, tmp_path / "through")
+    folder = tmp_path / "stopped"
+    dead = run(config, shards, folder, die_at=3)  # one step after a checkpoint: that step is lost
+    torch.rand(7)  # another process finds torch's generator elsewhere
+    resumed = run(config, shards, folder, resume=Checkpoints(folder).newest())
+
+    assert dead.losses == through.losses[:3]
+    assert resumed.losses == through.losses[2:]
+    assert tensors(resumed.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
+    repeated, *fresh = resumed.reports
+    assert repeated.repeated
+    assert not repeated.finished
+    assert repeated.metrics == dead.reports[-1].metrics
+    assert [untimed(report.metrics) for report in fresh] == [
+        untimed(report.metrics) for report in through.reports[1:]
+    ]
+
+
+def test_resuming_what_is_finished_says_the_end_again(shards, tmp_path):
+    through = run(TINY, shards, tmp_path)
+    again = run(TINY, shards, tmp_path, resume=Checkpoints(tmp_path).newest())
+    assert again.steps == []
+    assert len(again.reports) == 1
+    assert again.reports[0].repeated
+    assert again.reports[0].finished
+    assert again.reports[0].metrics == through.reports[-1].metrics
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(shards, tmp_path):
+    config = TINY.replaced({"model.dropout": 0.2})
+    runs = [
+        run(config.replaced({"training.seed": seed}), shards, tmp_path / name)
+        for name, seed in {"a": 3, "b": 3, "c": 4}.items()
+    ]
+    a, b, c = (tensors(told.reports[-1].checkpoint) for told in runs)
+    assert a == b
+    assert a != c
+
+
+def test_the_callers_random_generator_is_left_alone(shards, tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    run(TINY.replaced({"training.steps": 1}), shards, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_differs_between_steps_and_micro_batches(shards, tmp_path, monkeypatch):
+    draws: list[float] = []
+    real = loop.training_loss
+
+    def spy(*arguments):
+        draws.append(torch.rand(1).item())
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "training_loss", spy)
+    run(TINY.replaced({"training.accumulation": 2}), shards, tmp_path)
+    assert len(set(draws)) == 12
+
+
+def test_the_average_follows_its_formula(shards, tmp_path):
+    config = TINY.replaced({"training.eval_every_steps": 1, "optimizer.ema_decay": 0.25})
+    seen: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+
+    def report(got: Report) -> None:
+        seen.append((load_file(got.checkpoint / WEIGHTS), load_file(got.checkpoint / EMA)))
+
+    train(config, shards, tmp_path, score, report, None)
+    torch.manual_seed(config.training.seed)
+    average = Colorizer(config.model, config.bins).state_dict()
+    # min(0.25, (1 + t) / (10 + t)) for t = 0, 1, ...
+    for (weights, ema), decay in zip(seen, [0.1, 2 / 11, 0.25, 0.25, 0.25, 0.25], strict=True):
+        for name in average:
+            average[name] = decay * average[name] + (1 - decay) * weights[name]
+            torch.testing.assert_close(ema[name], average[name], rtol=1e-5, atol=1e-7)
+
+
+def test_decay_is_for_matrices_and_kernels_only():
+    model = Colorizer(TINY.model, TINY.bins)
+    optimizer = adamw(model, TINY.optimizer)
+    decays = {
+        name: group["weight_decay"]
+        for group in optimizer.param_groups
+        for name in group["param_names"]
+    }
+    shapes = {name: weight.ndim for name, weight in model.named_parameters()}
+    assert decays.keys() == shapes.keys()
+    assert {name for name, decay in decays.items() if decay > 0} == {
+        name for name, ndim in shapes.items() if ndim >= 2
+    }
+    assert 0.0 in decays.values()
+
+
+def poisoned(monkeypatch, call: int, poison) -> None:
+    """Let `poison(total, terms)` change what the loss is at its `call`-th call."""
+    real, calls = loop.training_loss, iter(range(1, 1_000))
+
+    def training_loss(*arguments):
+        total, terms = real(*arguments)
+        return poison(total, terms) if next(calls) == call else (total, terms)
+
+    monkeypatch.setattr(loop, "training_loss", training_loss)
+
+
+@pytest.mark.parametrize(
+    ("term", "poison"),
+    [
+        (
+            "parallel_bits_per_dim is inf",
+            lambda total, terms: (
+                total * math.inf,
+                {**terms, "parallel_bits_per_dim": terms["parallel_bits_per_dim"] * math.inf},
+            ),
+        ),
+        ("loss is nan", lambda total, terms: (total * math.nan, terms)),
+        # finite, with a gradient that is not: d sqrt(x) / dx at 0, times 0
+        ("gradient norm is nan", lambda total, terms: (total + (total * 0).sqrt(), terms)),
+    ],
+)
+def test_what_is_not_finite_stops_training_before_it_is_learned(
+    shards, tmp_path, monkeypatch, term, poison
+):
+    poisoned(monkeypatch, call=4, poison=poison)
+    with pytest.raises(
+        TrainingDiverged, match=rf"diverged at step 4: {term} .*lower .*step-00000002\)"
+    ) as caught:
+        run(TINY, shards, tmp_path)
+    assert caught.value.step == 4
+    copy = pickle.loads(pickle.dumps(caught.value))  # as Ray carries it to the driver
+    assert (str(copy), copy.step, copy.term) == (str(caught.value), 4, caught.value.term)
+    # The checkpoint before it is good, and going on from it gives what was to be.
+    monkeypatch.undo()
+    resumed = run(TINY, shards, tmp_path, resume=Checkpoints(tmp_path).newest())
+    through = run(TINY, shards, tmp_path / "through")
+    assert tensors(resumed.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
+
+
+def test_an_average_that_is_not_finite_is_never_kept(shards, tmp_path):
+    def broken(model: Colorizer, data: Shards) -> tuple[dict[str, float], None]:
+        return {"val/bits_per_dim": math.nan}, None
+
+    with pytest.raises(TrainingDiverged, match=r"step 2: val/bits_per_dim is nan .*no checkpoint"):
+        run(TINY, shards, tmp_path, validate=broken)
+    assert Checkpoints(tmp_path).all() == []
+
+
+def test_the_last_two_checkpoints_and_the_best_are_kept(shards, tmp_path):
+    config = TINY.replaced({"training.eval_every_steps": 1})
+    bits = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7])
+
+    def scripted(model: Colorizer, data: Shards) -> tuple[dict[str, float], None]:
+        return {"val/bits_per_dim": next(bits)}, None
+
+    run(config, shards, tmp_path, validate=scripted)
+    assert [read_state(path).step for path in Checkpoints(tmp_path).all()] == [2, 5, 6]
+
+
+def test_a_validation_that_leaves_train_mode_behind_changes_nothing(shards, tmp_path):
+    def rude(model: Colorizer, data: Shards) -> tuple[dict[str, float], np.ndarray | None]:
+        result = score(model, data)
+        model.train()
+        return result
+
+    config = TINY.replaced({"model.dropout": 0.2})
+    polite = run(config, shards, tmp_path / "polite")
+    told = run(config, shards, tmp_path / "rude", validate=rude)
+    assert tensors(told.reports[-1].checkpoint) == tensors(polite.reports[-1].checkpoint)
+
+
+def test_bf16_learns_nearly_the_same_with_fp32_weights(shards, tmp_path):
+    full = run(TINY, shards, tmp_path / "fp32")
+    half = run(TINY.replaced({"training.precision": "bf16"}), shards, tmp_path / "bf16")
+    assert half.losses == pytest.approx(full.losses, rel=0.02)
+    assert half.losses != full.losses
+    for name, weight in load_file(half.reports[-1].checkpoint / WEIGHTS).items():
+        assert weight.dtype != torch.bfloat16, name
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model.dropout": 0.1}, ConfigError, "another model: model was .*dropout=0.0"),
+        ({"bins.per_channel": 4}, ConfigError, "another model: bins was .*per_channel=8"),
+        ({"training.batch_size": 16}, ConfigError, "at step 2, 16 photos.*batch_size=16"),
+        ({"training.steps": 1}, ConfigError, "at step 2.*training.steps=1 "),
+    ],
+)
+def test_a_checkpoint_of_another_experiment_is_refused(shards, tmp_path, change, error, message):
+    run(TINY.replaced({"training.steps": 2}), shards, tmp_path)
+    with pytest.raises(error, match=message):
+        run(TINY.replaced(change), shards, tmp_path, resume=Checkpoints(tmp_path).newest())
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(shards, other_shards, tmp_path):
+    run(TINY.replaced({"training.steps": 2}), shards, tmp_path)
+    with pytest.raises(ConflictError, match="was trained on data set .*give the same shards"):
+        run(TINY, other_shards, tmp_path, resume=Checkpoints(tmp_path).newest())
+
+
+def test_starting_anew_over_checkpoints_is_refused(shards, tmp_path):
+    run(TINY, shards, tmp_path)
+    with pytest.raises(ConflictError, match="step-00000006 is later than step 0.*resume from it"):
+        run(TINY, shards, tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentFault, match="gpus_per_worker=1, but this process sees no GPU"):
+        run(TINY.replaced({"training.gpus_per_worker": 1.0}), shards, tmp_path)
+    assert issubclass(TrainingDiverged, TintlabError)
+
+
+def test_a_batch_that_does_not_divide_over_the_ranks_names_the_nearest(monkeypatch):
+    with pytest.raises(ConfigError, match=r"3 workers \* accumulation=1, got 8; use 6 or 9"):
+        loop._micro_batch(TINY.training, world_size=3)

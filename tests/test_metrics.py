@@ -1,0 +1,108 @@
+"""If these fail, the figures in a report are not the ones their papers define."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.signal import convolve2d
+from skimage.data import astronaut
+from skimage.metrics import peak_signal_noise_ratio
+
+from tintlab.errors import ConfigError
+from tintlab.evaluation.metrics import (
+    colorfulness,
+    colorfulness_ratio,
+    mean_psnr_db,
+    psnr_db,
+    ssim,
+)
+
+
+def flat(value: tuple[int, int, int], side_px: int = 16) -> np.ndarray:
+    return np.full((side_px, side_px, 3), value, np.uint8)
+
+
+def noisy(rgb: np.ndarray, spread: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(-spread, spread + 1, rgb.shape)
+    return np.clip(rgb.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def test_psnr_by_hand():
+    # An error of 10 everywhere is a mean squared error of 100: 10 log10(65025 / 100).
+    assert psnr_db(flat((100, 100, 100)), flat((110, 110, 110))) == pytest.approx(28.13080)
+    # An error of 30 in one channel only is 900 / 3 over the channels jointly.
+    assert psnr_db(flat((130, 90, 7)), flat((100, 90, 7))) == pytest.approx(23.35959)
+
+
+def test_psnr_does_not_wrap_around_at_8_bits():
+    assert psnr_db(flat((0, 0, 0)), flat((255, 255, 255))) == pytest.approx(0.0)
+    assert psnr_db(flat((255, 255, 255)), flat((0, 0, 0))) == pytest.approx(0.0)
+
+
+def test_psnr_is_scikit_images():
+    truth = astronaut()[:64, :80]
+    pred = noisy(truth, 25)
+    assert psnr_db(pred, truth) == pytest.approx(peak_signal_noise_ratio(truth, pred), abs=1e-9)
+
+
+def test_psnr_of_equal_photos_is_infinite_and_does_not_swallow_the_mean():
+    assert psnr_db(flat((1, 2, 3)), flat((1, 2, 3))) == math.inf
+    assert mean_psnr_db([20.0, math.inf, 30.0]) == 25.0
+    assert mean_psnr_db([math.inf, math.inf]) == math.inf
+
+
+def test_ssim_by_hand_on_flat_photos():
+    # Without variance only the luminance term is left: (2 x y + C1) / (x^2 + y^2 + C1), with
+    # C1 = (0.01 * 255)^2 = 6.5025; here 30006.5025 / 32506.5025.
+    assert ssim(flat((100,) * 3), flat((150,) * 3)) == pytest.approx(0.9230923, abs=1e-6)
+    assert ssim(flat((9, 80, 200)), flat((9, 80, 200))) == pytest.approx(1.0)
+
+
+def test_ssim_is_the_published_formula():
+    """Wang et al. 2004, eq. 13, window by window, valid region only, as BasicSR computes it."""
+    truth = astronaut()[100:148, 200:240]
+    pred = noisy(truth, 40)
+    offset = np.arange(11) - 5
+    bell = np.exp(-(offset**2) / (2 * 1.5**2))
+    window = np.outer(bell, bell) / bell.sum() ** 2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    of_channels = []
+    for channel in range(3):
+        x, y = pred[..., channel].astype(float), truth[..., channel].astype(float)
+        mx, my, mxx, myy, mxy = (
+            convolve2d(z, window, mode="valid") for z in (x, y, x * x, y * y, x * y)
+        )
+        luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+        structure = (2 * (mxy - mx * my) + c2) / (mxx - mx**2 + myy - my**2 + c2)
+        of_channels.append((luminance * structure).mean())
+    assert ssim(pred, truth) == pytest.approx(np.mean(of_channels), abs=1e-6)
+    assert ssim(pred, truth) < 0.9
+
+
+def test_ssim_names_the_setting_when_a_crop_is_too_small():
+    with pytest.raises(ConfigError, match=r"evaluation\.crop_px must be at least 11.*got 8; use"):
+        ssim(flat((1, 1, 1), 8), flat((1, 1, 1), 8))
+
+
+def test_colorfulness_by_hand():
+    """Half red, half blue: rg = 255 or 0, yb = 127.5 or -255; the signs matter.
+
+    Means 127.5 and -63.75, deviations 127.5 and 191.25:
+    sqrt(127.5^2 + 191.25^2) + 0.3 sqrt(127.5^2 + 63.75^2) = 229.85389 + 42.76480.
+    """
+    rgb = flat((255, 0, 0))
+    rgb[:8] = (0, 0, 255)
+    assert colorfulness(rgb) == pytest.approx(272.61869, abs=1e-4)
+
+
+def test_colorfulness_of_grey_is_zero_and_grows_with_saturation():
+    truth = astronaut()[:64, :64]
+    grey = np.repeat(truth[..., :1], 3, axis=-1)
+    half = ((truth.astype(int) + grey) // 2).astype(np.uint8)
+    assert colorfulness(grey) == 0.0
+    assert 0.0 < colorfulness(half) < colorfulness(truth)
+
+
+def test_colorfulness_ratio_compares_the_means():
+    assert colorfulness_ratio([10.0, 20.0], [20.0, 40.0]) == pytest.approx(0.5)
+    assert math.isnan(colorfulness_ratio([1.0], [0.0]))
