@@ -280,7 +280,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints_and_names_the_path(two, monke
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentFault, match="cannot write checkpoint .*Not a directory"):
+    with pytest.raises(EnvironmentFault, match=r"cannot write checkpoint .*Not a directory"):
         Checkpoints(tmp_path / "file" / "run").save(state(1), *trained(seed=1))
 
 

@@ -3,16 +3,21 @@
 import json
 import math
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tintlab.config import ExperimentConfig
-from tintlab.data.shards import Shards
+from tintlab.data.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.rows import Row, make_row
+from tintlab.data.shard_writer import ShardWriter, entry_of
+from tintlab.data.shards import Shards, open_shards
+from tintlab.data.storage import resolve, written
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 from tintlab.model.colorizer import Colorizer
 from tintlab.training import loop
@@ -32,6 +37,45 @@ TINY = ExperimentConfig().replaced(
         "training.eval_every_steps": 2,
     }
 )
+
+
+def small_shards(folder: Path, seed: int = 0) -> str:
+    """Eight photos of 16 px to train on, each with its own pair of colours; returns the URI."""
+    draw = np.random.default_rng(seed)
+    fs, root = resolve(str(folder))
+    with written(fs, f"{root}/shard-{seed:016}.parquet") as file:
+        writer = ShardWriter(file, key="test")
+        for _ in range(8):
+            rgb = draw.integers(0, 256, (2, 1, 3)).repeat(8, axis=0).repeat(16, axis=1)
+            rgb = np.clip(rgb + draw.integers(-20, 21, (16, 16, 1)), 0, 255).astype(np.uint8)
+            _, png = cv2.imencode(".png", rgb)
+            row = make_row(png.tobytes(), "test", None, min_side_px=16, max_pixels=256)
+            assert isinstance(row, Row)
+            writer.add(replace(row, split="train"))
+        summary = writer.finish()
+    shards = [entry_of(fs, f"{root}/shard-{seed:016}.parquet", rows=8)]
+    Manifest(
+        generation=1,
+        parameters={},
+        split_rule="all of it is for training",
+        shards=shards,
+        counts=summary.counts,
+        smallest=summary.smallest,
+        ab=summary.ab,
+        quarantine=QuarantineSummary(table=None, reasons={}),
+        fingerprint=fingerprint({}, shards),
+    ).write(fs, root)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return open_shards(small_shards(tmp_path_factory.mktemp("shards")))
+
+
+@pytest.fixture(scope="module")
+def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return open_shards(small_shards(tmp_path_factory.mktemp("others"), seed=1))
 
 
 @dataclass
@@ -362,13 +406,13 @@ def test_a_checkpoint_of_another_experiment_is_refused(shards, tmp_path, change,
 
 def test_a_checkpoint_of_another_data_set_is_refused(shards, other_shards, tmp_path):
     run(TINY.replaced({"training.steps": 2}), shards, tmp_path)
-    with pytest.raises(ConflictError, match="was trained on data set .*give the same shards"):
+    with pytest.raises(ConflictError, match=r"was trained on data set .*give the same shards"):
         run(TINY, other_shards, tmp_path, resume=Checkpoints(tmp_path).newest())
 
 
 def test_starting_anew_over_checkpoints_is_refused(shards, tmp_path):
     run(TINY, shards, tmp_path)
-    with pytest.raises(ConflictError, match="step-00000006 is later than step 0.*resume from it"):
+    with pytest.raises(ConflictError, match=r"step-00000006 is later than step 0.*resume from it"):
         run(TINY, shards, tmp_path)
 
 

@@ -48,7 +48,8 @@ CLIP_HIGH = ((1 + 0.5 / 255 + OFFSET) / (1 + OFFSET)) ** GAMMA
 # colour this far out of gamut is clipped in any case.
 LARGEST = 1e6
 
-# 16,384 pixels of three floats are 192 KiB: with the scratch they fit a 1 MiB L2 cache. Measured.
+# 16,384 pixels of three floats are 192 KiB: three such buffers fit a 1 MiB L2 cache. Measured: a
+# quarter of it is 17 % slower, four times it is not faster.
 BLOCK_PX = 16_384
 
 _RGB_TO_T = RGB_TO_XYZ / WHITE[:, None]  # t = (X, Y, Z) / white
@@ -73,7 +74,7 @@ _LAB_TO_F32 = np.array(
 
 
 def srgb_to_lab(rgb: UInt8[np.ndarray, "*batch H W 3"]) -> Float32[np.ndarray, "*batch H W 3"]:
-    """CIE Lab of 8-bit sRGB, within 0.0005 of scikit-image and about 15 times as fast."""
+    """CIE Lab of 8-bit sRGB, within 0.0005 of scikit-image's."""
     pixels = np.ascontiguousarray(rgb).reshape(-1, 3)
     lab = np.empty(pixels.shape, np.float32)
     scratch = np.empty((2, 1, min(BLOCK_PX, len(pixels)), 3), np.float32)
@@ -178,7 +179,6 @@ def lab_to_rgb_tensor(
     with torch.no_grad():
         outside = ((linear < CLIP_LOW) | (linear > CLIP_HIGH)).any(dim=1)
         share = outside.to(linear.dtype).mean()
-    linear = linear.clamp(0, 1)
     power = (1 + OFFSET) * linear.clamp(min=LINEAR_KNEE).pow(1 / GAMMA) - OFFSET
     return torch.where(linear > LINEAR_KNEE, power, SLOPE * linear).clamp(0, 1), share
 

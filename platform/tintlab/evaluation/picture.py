@@ -6,17 +6,17 @@ lightness holds at every pixel, whatever colours a model asks for.
 """
 
 import io
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tintlab.color.lab import lab_to_srgb, out_of_gamut
+from tintlab.data.storage import written
 
 BISECTION_STEPS = 12
 """Finds the largest chroma within 1/4096 of itself, under 0.05 ab units for the widest colours."""
@@ -120,14 +120,5 @@ def write_whole(file: Path, content: bytes) -> None:
 
     The folder is created if need be; a failure leaves the old file, if any, and no other.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.parent / f".{secrets.token_hex(8)}.partial"
-    try:
-        with unfinished.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with written(LocalFileSystem(), str(file.absolute())) as stream:
+        stream.write(content)

@@ -2,9 +2,10 @@
 
     model.safetensors   the weights
     config.json         the whole ExperimentConfig
-    manifest.json       {"format": "tintlab-model", "version": 1, "files": {name: sha256}, "metadata"}
+    manifest.json       {"format", "version", "files": {name: sha256}, "metadata"}
 
-The folder appears whole or not at all: it is written beside its place, synced and renamed.
+A folder appears whole or not at all: it is written beside its place, synced and renamed. Where a
+model is replaced there is no folder for the moment between two renames, and never a mixed one.
 """
 
 import hashlib
@@ -109,15 +110,16 @@ def load_weights(model: Colorizer, tensors: Mapping[str, Tensor], source: str) -
 
 
 def first_difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str | None:
-    """The first tensor, in the model's own order, that is missing, shaped otherwise or unknown."""
+    """The first tensor, in the model's own order, that is missing or shaped otherwise; else the
+    first unknown one by name."""
     for name, tensor in expected.items():
         if name not in got:
             return f"{name} {_described(tensor)} is missing"
         if _described(tensor) != _described(got[name]):
             return f"{name} must be {_described(tensor)}, got {_described(got[name])}"
-    for name, tensor in got.items():
-        if name not in expected:
-            return f"{name} {_described(tensor)} is unknown to this config"
+    unknown = sorted(set(got) - set(expected))  # a safetensors file has no order of its own
+    if unknown:
+        return f"{unknown[0]} {_described(got[unknown[0]])} is unknown to this config"
     return None
 
 

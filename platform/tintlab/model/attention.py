@@ -1,9 +1,10 @@
 """Self-attention over a grid of positions, with rotary positions in two dimensions.
 
-The rotation depends on row and column alone and makes scores depend on their differences, so a grid
-larger than any seen in training needs no new parameter. Sources: Su et al. 2021, RoFormer; the split
-of a head's channels between rows and columns is that of Heo et al. 2024, Rotary Position Embedding
-for Vision Transformer (axial variant).
+The rotation depends on row and column alone and makes scores depend on their differences, so a
+grid larger than any seen in training needs no new parameter. Half of a head's channels turn with
+the row and half with the column.
+Sources: Su et al. 2021, RoFormer; Heo et al. 2024, Rotary Position Embedding for Vision Transformer
+(its axial variant).
 """
 
 from typing import NamedTuple

@@ -15,7 +15,7 @@ from tintlab.model.upsampler import Upsampler
 
 
 class Logits(NamedTuple):
-    """Logits of every token, by the decoder given the tokens before it, and by the encoder alone."""
+    """Logits of every token: the decoder's, given the tokens before it, and the encoder's alone."""
 
     autoregressive: Float[Tensor, "B C K h w"]
     parallel: Float[Tensor, "B C K h w"]
@@ -53,7 +53,7 @@ class Colorizer(nn.Module):
     def decoder_logits(
         self, cond: Float[Tensor, "B D h w"], tokens: Int[Tensor, "B C h w"]
     ) -> Float[Tensor, "B C K h w"]:
-        """Logits of each token given the ones before it; a token's own value changes none of them."""
+        """Logits of each token given the tokens before it in raster order, a before b, and L."""
         return self.decoder(cond, tokens)
 
     def parallel_logits(self, cond: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C K h w"]:

@@ -38,7 +38,7 @@ class ColorHead(nn.Module):
         return stack(logits, dim=1).permute(0, 1, 4, 2, 3)
 
     def read(self, trunk: Float[Tensor, "*positions D"]) -> tuple[Tensor, ...]:
-        """The part of each channel's hidden layer that does not depend on this position's tokens."""
+        """Each channel's hidden layer, before this position's own earlier tokens are added."""
         return self.hidden(self.norm(trunk)).chunk(self.channels, dim=-1)
 
     def logits(

@@ -1,7 +1,7 @@
 """Exact samples from the colorizer.
 
 A token is argmax(logits / temperature + Gumbel noise): a draw from the softmax (the Gumbel-max
-trick; Maddison et al. 2014, A* Sampling, sec. 2). All randomness is in the noise, which is drawn
+trick; Maddison et al. 2014, A* Sampling). All randomness is in the noise, which is drawn
 before anything else from each image's own seed, so the cached and the naive sampler can be compared
 token by token, and an image's colours do not depend on which images share its batch.
 """
@@ -110,12 +110,13 @@ def sample(
     try:
         with torch.inference_mode():
             cond = model.encode(L)
-            rows, columns = cond.shape[2:]
+            wanted = (len(L), model.bins.channels, model.bins.count, *cond.shape[2:])
             if temperature == 0.0:
                 noise = None
             elif noise is None:
-                bins = model.bins
-                noise = gumbel_noise(seeds, bins.channels, bins.count, rows, columns)
+                noise = gumbel_noise(seeds, *wanted[1:])
+            elif noise.shape != wanted:
+                raise ValueError(f"noise must be {wanted}, got {tuple(noise.shape)}")
             if noise is not None:  # (h, w, C, B, K): one position and channel is one block
                 noise = noise.to(cond.device).permute(3, 4, 1, 0, 2).contiguous()
 

@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from tintlab.color.lab import srgb_to_lab
+from tintlab.console import Result
 from tintlab.data.images import Undecodable, decode
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.evaluation.evaluate import photo_seed
@@ -65,6 +66,20 @@ class ColorizeReport:
     """Pixels whose sampled colour no screen can show at their lightness; painted less chromatic."""
     sources: list[Path] = field(default_factory=list)
     """The coloured photos, in the order of `outputs`."""
+
+    def result(self, model: str, out: Path) -> Result:
+        """What the command says; exit code 4 if a photo could not be read."""
+        data = {
+            "model": model,
+            "inputs": self.inputs,
+            "colored": self.colored,
+            "quarantined": [{"source": str(q.source), "reason": q.reason} for q in self.quarantined],
+            "outputs": [str(path) for path in self.outputs],
+            "reduced_share": self.reduced_pixels / max(1, self.pixels),
+        }
+        lines = [f"{self.colored} of {self.inputs} photos coloured by {model}, in {out}"]
+        lines += [f"quarantined {q.source}: {q.reason}" for q in self.quarantined]
+        return Result(data, "\n".join(lines), exit_code=4 if self.quarantined else 0)
 
 
 def colorize_photo(

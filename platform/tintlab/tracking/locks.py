@@ -1,4 +1,4 @@
-"""File locks between processes. The kernel releases them when their holder dies, however it dies."""
+"""File locks between processes; the kernel releases them however their holder dies."""
 
 import fcntl
 import os

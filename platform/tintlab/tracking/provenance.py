@@ -17,7 +17,7 @@ GIT_TIMEOUT_S = 10.0
 
 @cache
 def source_tags() -> dict[str, str]:
-    """MLflow's own tags for who started a run from what; the git revision inside a work tree only."""
+    """MLflow's own tags for who started a run from what; a git revision only in a work tree."""
     tags = {
         mlflow_tags.MLFLOW_USER: _user(),
         mlflow_tags.MLFLOW_SOURCE_NAME: "tintlab",

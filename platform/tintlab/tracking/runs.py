@@ -4,6 +4,7 @@ A call appends to the spool (`spool.py`) and returns; a daemon thread replays th
 (`sender.py`). A store that is down, slow or refuses costs one warning and no training step.
 """
 
+import io
 import logging
 import os
 import shutil
@@ -93,7 +94,7 @@ class Run:
             self._earlier = Segment.left_behind(folder)
             self._segment = Segment.new(folder)
         self._folder = folder
-        self._sender = Sender(workspace, folder)
+        self._sender = Sender(workspace, folder, header)
         self._segment.append(header)
         self._closed: Status | None = None
         self._files = 0
@@ -102,11 +103,14 @@ class Run:
         self._wake = threading.Event()
         self._sent = threading.Condition()
         self._wake.set()  # create the run at once
-        threading.Thread(target=self._keep_sending, name="tintlab-tracking", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._keep_sending, name="tintlab-tracking", daemon=True
+        )
+        self._thread.start()
 
     @property
     def run_id(self) -> str:
-        """The run's id in MLflow; waits for it once, and is empty while the store does not answer."""
+        """The run's id in MLflow; waits for it once, and is empty if the store did not answer."""
         if not self._asked_for_id:
             self._asked_for_id = True
             self._sender.known.wait(RUN_ID_TIMEOUT_S)
@@ -139,7 +143,9 @@ class Run:
         fixed = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._segment.path}/{self._files}")
         name = f"{key.replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{fixed}.png"
         path = self._new_file(name)
-        Image.fromarray(rgb).save(path, compress_level=1)  # speed matters here, size does not
+        png = io.BytesIO()
+        Image.fromarray(rgb).save(png, "png", compress_level=1)  # speed matters here, size does not
+        _write(path, png.getvalue())
         seen = {"key": key, "step": step, "crc": checksum}
         self._append_file(path, "images", image=seen)
 
@@ -159,7 +165,7 @@ class Run:
         """Log a text as the artefact `file`, such as `code/uncommitted.diff`."""
         folder, _, name = file.rpartition("/")
         path = self._new_file(name)
-        path.write_text(text)
+        _write(path, text.encode())
         self._append_file(path, folder or None, image=None)
 
     def log_dataset(self, fingerprint: str, uri: str, counts: Mapping[str, int]) -> None:
@@ -194,10 +200,12 @@ class Run:
             self._append("close", status=status, time_ms=_now_ms(), unless_ended=False)
             self._closed = status
         delivered = self.flush(timeout_s)
-        if not delivered:
+        if delivered:
+            self._thread.join(timeout_s)  # it tidies up the spool
+        else:
             logger.warning(
                 "what %s measured waits in %s; tintlab track sync sends it",
-                self.run_id or "a run",
+                self._sender.run_id or "this run",
                 self._folder,
             )
         return delivered
@@ -246,11 +254,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Synced:
-    """What `sync` did: runs and records sent, and runs left alone because a process has them open."""
+    """What `sync` did."""
 
     runs: int
+    """Runs of which something was sent."""
     records: int
+    """Records sent."""
     still_open: int
+    """Runs left alone because a living process has them open."""
 
 
 def sync(workspace: Workspace) -> Synced:
@@ -289,15 +300,16 @@ def set_final_status(workspace: Workspace, run_id: str, status: Status) -> None:
 
 
 def _send_all(workspace: Workspace, folder: Path, segments: list[Segment]) -> tuple[int, str]:
-    if not segments:
+    records = [r for s in segments for r, _ in read_records(s.path) if r]
+    header = next((record for record in records if record["kind"] == "open"), None)
+    if header is None:
+        logger.warning("%s does not say which run it is of and was not sent", folder)
         return 0, ""
-    last: Record = {}
-    for record, _ in read_records(segments[-1].path):
-        last = record or last
-    if last.get("kind") != "close":
+    last = records[-1]
+    if last["kind"] != "close":
         last = {"kind": "close", "status": "FAILED", "time_ms": _now_ms(), "unless_ended": True}
         segments[-1].append(last)
-    sender = Sender(workspace, folder)
+    sender = Sender(workspace, folder, header)
     with asking(workspace, unknown=f"the run of {folder} cannot be found in its store"):
         sent = sum(sender.send(s) for s in segments if s.acknowledged < s.end)
     return sent, str(last["status"])
@@ -314,6 +326,13 @@ def _already_logged(folder: Path) -> set[tuple[str, int, float]]:
                 image = record["image"]
                 logged.add((image["key"], image["step"], image["crc"]))
     return logged
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:  # the record that names it is appended after this
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _now_ms() -> int:

@@ -1,12 +1,13 @@
 """Replays a run's spooled records to MLflow, each with its own time and step.
 
-Every record can be sent twice: metrics have the primary key (key, time, step, value), params accept
-their own value again, tags and files overwrite, a dataset input is unique by name and digest, and an
-image is uploaded under a name that its record fixes.
+Every record can be sent twice: metrics have the primary key (key, time, step, value), params take
+their own value again, tags and files overwrite, a dataset input is unique by name and digest, and
+an image is uploaded under a name that its record fixes.
 """
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from PIL import Image
 
 from tintlab.config import Workspace
 from tintlab.tracking.locks import locked
-from tintlab.tracking.spool import Record, Segment, read_records
+from tintlab.tracking.spool import Record, Segment
 from tintlab.tracking.store import connect, ensure_store, experiment_id, first_line
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ def find_run(client: MlflowClient, experiment: str, identity: str) -> str | None
 class Sender:
     """Sends the segments of one run, in order; used by one thread at a time."""
 
-    def __init__(self, workspace: Workspace, folder: Path) -> None:
+    def __init__(self, workspace: Workspace, folder: Path, header: Record) -> None:
         self._workspace = workspace
         self._folder = folder
+        self._header = header
         self._client: MlflowClient | None = None
         self._refused: set[str] = set()
         self._run_id = ""
@@ -72,10 +74,9 @@ class Sender:
         if self._client is None:
             ensure_store(self._workspace)
             self._client = connect(self._workspace)
-        if not self._run_id and segment.acknowledged:
-            header, _ = next(read_records(segment.path))
-            assert header is not None, f"{segment.path} lost its first record after it was sent"
-            self._find_or_create(self._client, header)
+        if not self._run_id:
+            self._run_id = self._find_or_create(self._client, self._header)
+            self.known.set()
         sent = 0
         for records, end in batches(segment.unsent()):
             for record in records[:1]:
@@ -84,14 +85,16 @@ class Sender:
             sent += len(records)
             for record in records:
                 if "file" in record:
-                    (self._folder / record["file"]).unlink(missing_ok=True)
+                    shutil.rmtree((self._folder / record["file"]).parent, ignore_errors=True)
         return sent
 
     def _apply(self, client: MlflowClient, kind: str, records: list[Record]) -> None:
         run_id = self._run_id
         record = records[0]
         if kind == "open":
-            self._open(client, record)
+            if client.get_run(run_id).info.status != "RUNNING":
+                client.update_run(run_id, status="RUNNING")
+            self._set_tags(client, record["tags"])
         elif kind == "metrics":
             metrics = [
                 Metric(key, value, record["time_ms"], record["step"])
@@ -118,13 +121,7 @@ class Sender:
         else:
             raise AssertionError(f"a record of unknown kind {kind!r} in {self._folder}")
 
-    def _open(self, client: MlflowClient, record: Record) -> None:
-        self._find_or_create(client, record)
-        if client.get_run(self._run_id).info.status != "RUNNING":
-            client.update_run(self._run_id, status="RUNNING")
-        self._set_tags(client, record["tags"])
-
-    def _find_or_create(self, client: MlflowClient, record: Record) -> None:
+    def _find_or_create(self, client: MlflowClient, record: Record) -> str:
         experiment = experiment_id(client, self._workspace, record["experiment"])
         with locked(self._folder.with_name(f"{self._folder.name}.create.lock")):
             # Looked up first every time: an earlier create may have reached the store unanswered.
@@ -138,8 +135,7 @@ class Sender:
                         tags={IDENTITY_TAG: record["identity"], **record["tags"]},
                     ).info.run_id
                 )
-        self._run_id = found
-        self.known.set()
+        return found
 
     def _set_tags(self, client: MlflowClient, values: dict[str, str]) -> None:
         tags = [RunTag(key, value) for key, value in values.items()]
@@ -158,9 +154,8 @@ class Sender:
                 compress_image_size(image).save(small)
             client.log_artifact(self._run_id, str(small), record["folder"])
             client.set_tag(self._run_id, mlflow_tags.MLFLOW_LOGGED_IMAGES, True)
-            small.unlink()
 
-    def _deliver(self, send: Callable[[Any], None], items: Sequence[Any], size: int) -> None:
+    def _deliver(self, send: Callable[[Any], object], items: Sequence[Any], size: int) -> None:
         """Send items in parts of at most `size`; an item the store will never take is named once.
 
         One such item makes the store refuse its whole part, so a refused part is sent in halves.

@@ -5,10 +5,10 @@
                   000001.ack         how many of its bytes the store has
                   files/...          images and artefacts named by records
 
-A record is one line: CRC-32 of the JSON in eight hex digits, a space, JSON. A process may die at any
-byte: a line without its end is a record that was never made, and a line whose CRC does not match is
-skipped with a warning. Everything a record asks for can be asked for twice with the same result, so
-the count of acknowledged bytes may lag behind.
+A record is one line: CRC-32 of the JSON in eight hex digits, a space, JSON. A process may die at
+any byte: a line without its end is a record that was never made, and a line whose CRC does not
+match is skipped with a warning. Everything a record asks for can be asked for twice with the same
+result, so the count of acknowledged bytes may lag behind.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def run_folder(workspace: Workspace, identity: str) -> Path:
 
 
 def run_lock(folder: Path) -> Path:
-    """The lock beside a run's folder; beside it, because the folder itself is removed at the end."""
+    """The lock of a run's folder; beside it, because the folder is removed at the end."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -125,7 +125,7 @@ class Segment:
             self._warned = True
 
     def unsent(self) -> Iterator[tuple[Record | None, int]]:
-        """Records the store does not have, each with the offset after it; None for a damaged one."""
+        """Records the store does not have, as `read_records` gives them."""
         yield from read_records(self.path, self.acknowledged)
 
     def acknowledge(self, offset: int) -> None:

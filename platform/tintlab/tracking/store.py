@@ -29,6 +29,9 @@ CLIENT_DEFAULTS = {
 }
 """What MLflow's client reads at each request, unless the user has set it."""
 
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow answers when something is not there; the second for an alias or a malformed id."""
+
 
 def connect(workspace: Workspace) -> MlflowClient:
     """A client of the workspace's store; MLflow's global tracking URI is left alone.
@@ -61,7 +64,6 @@ def ensure_store(workspace: Workspace) -> None:
     """
     if is_server(workspace):
         return
-    client = connect(workspace)
     file = workspace.tracking_uri.removeprefix("sqlite:///")
     is_file = file != workspace.tracking_uri
     lock = Path(f"{file}.lock" if is_file else f"{workspace.root}/tracking.lock")
@@ -73,14 +75,16 @@ def ensure_store(workspace: Workspace) -> None:
     try:
         with locked(lock):
             try:
-                client.search_experiments(max_results=1)
+                connect(workspace)  # a client opens its database when it is made
             except MlflowException as error:
                 if "out-of-date database schema" not in str(error):
                     raise
                 database._upgrade_db(
                     database.create_sqlalchemy_engine_with_retry(workspace.tracking_uri)
                 )
-                client.search_experiments(max_results=1)
+                connect(workspace)
+    except TintlabError:
+        raise
     except Exception as error:
         raise EnvironmentFault(
             f"cannot open the tracking database {workspace.tracking_uri}: {first_line(error)}; "
@@ -94,7 +98,7 @@ def experiment_id(client: MlflowClient, workspace: Workspace, name: str) -> str:
     """The id of the experiment of that name, created if nobody else has."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        # A database on its own would put artefacts into the current folder, which differs by worker.
+        # A database on its own would put artefacts into the current folder; workers differ in it.
         location = None if is_server(workspace) else workspace.artifacts
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -119,7 +123,7 @@ def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     except TintlabError:
         raise
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in NOT_THERE:
             raise ConfigError(unknown) from error
         raise EnvironmentFault(
             f"the tracking store {workspace.tracking_uri} does not answer: {first_line(error)}; "

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,13 +135,6 @@ def train(
         return course.run(validate, report, resume, progress or (lambda _: None))
 
 
-class _Ranks(NamedTuple):
-    """This process among the workers."""
-
-    rank: int
-    world_size: int
-
-
 @dataclass
 class _Sums:
     """Exact sums over the photos of all workers since the last report."""
@@ -175,8 +168,10 @@ class _Course:
         self.shards = shards
         self.checkpoints = Checkpoints(folder)
         self.device = device
-        self.ranks = _ranks()
-        self.micro_batch = _micro_batch(config.training, self.ranks.world_size)
+        together = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if together else 0
+        self.world_size = distributed.get_world_size() if together else 1
+        self.micro_batch = _micro_batch(config.training, self.world_size)
         torch.manual_seed(config.training.seed)
         self.model = Colorizer(config.model, config.bins).to(device)
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
@@ -192,9 +187,10 @@ class _Course:
         progress: Callable[[Progress], None],
     ) -> Path:
         training = self.config.training
-        if resume is not None:
-            report(self._resume(resume))
+        repeated = self._resume(resume) if resume is not None else None
         self._refuse_later_checkpoints()
+        if repeated is not None:
+            report(repeated)
         if resume is not None and self.step == training.steps:
             return resume
         forward = self._forward()
@@ -241,7 +237,7 @@ class _Course:
         self.step = state.step
         self.kept = checkpoint
         finished = self.step == steps
-        mine = checkpoint if self.ranks.rank == 0 else None
+        mine = checkpoint if self.rank == 0 else None
         return Report(self.step, state.metrics, None, mine, finished, repeated=True)
 
     def _refuse_later_checkpoints(self) -> None:
@@ -261,7 +257,7 @@ class _Course:
 
     def _forward(self) -> nn.Module:
         """The model as it is called: averaging gradients over the workers, if there are several."""
-        if self.ranks.world_size == 1:
+        if self.world_size == 1:
             return self.model
         return DistributedDataParallel(
             self.model, device_ids=[self.device] if self.device.type == "cuda" else None
@@ -275,8 +271,8 @@ class _Course:
             data.flip,
             self.micro_batch,
             training.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=self.rank,
+            world_size=self.world_size,
             start=self.step * training.accumulation,
         )
 
@@ -290,11 +286,10 @@ class _Course:
         sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device)
         for micro in range(accumulation):
             self._seed_dropout(micro)
-            waits = isinstance(forward, DistributedDataParallel) and micro < accumulation - 1
-            with forward.no_sync() if waits else nullcontext():
+            with _kept_local(forward) if micro < accumulation - 1 else nullcontext():
                 sums += self._backward(forward, next(batches))
         gradient = clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-        if self.ranks.world_size > 1:
+        if self.world_size > 1:
             distributed.all_reduce(sums)
         # The one wait for the device in a step; before the update, so that no bad one is made.
         *values, norm = torch.cat([sums, gradient.double().view(1)]).tolist()
@@ -326,7 +321,7 @@ class _Course:
 
     def _seed_dropout(self, micro: int) -> None:
         # Place of this micro-batch among those of all workers, in the order of the stream.
-        place = micro * self.ranks.world_size + self.ranks.rank
+        place = micro * self.world_size + self.rank
         key = f"dropout {self.config.training.seed} {self.step} {place}".encode()
         torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "big"))
 
@@ -336,7 +331,7 @@ class _Course:
 
     def _evaluate(self, validate: Validate, trained: dict[str, float]) -> Report:
         """Validate the averaged model, write a checkpoint, and say what was found."""
-        if self.ranks.world_size > 1:
+        if self.world_size > 1:
             for buffer in self.ema.buffers():  # batch norm's statistics are each rank's own
                 distributed.broadcast(buffer, src=0)
         with torch.no_grad():
@@ -346,11 +341,11 @@ class _Course:
             score = validated["val/bits_per_dim"]
             self._must_be_finite(self.step, "val/bits_per_dim", score, trained["lr"])
         metrics = {**trained, **validated}
-        if self.ranks.rank == 0:
+        if self.rank == 0:
             self._save(metrics)
-        if self.ranks.world_size > 1:
+        if self.world_size > 1:
             distributed.barrier()  # no rank reports a step whose checkpoint is not yet on the disk
-        mine = self.kept if self.ranks.rank == 0 else None
+        mine = self.kept if self.rank == 0 else None
         return Report(self.step, metrics, panel, mine, self.step == self.config.training.steps)
 
     def _save(self, metrics: dict[str, float]) -> None:
@@ -365,10 +360,9 @@ class _Course:
         self.checkpoints.prune(KEEP_LAST, KEEP_BEST)
 
 
-def _ranks() -> _Ranks:
-    if distributed.is_available() and distributed.is_initialized():
-        return _Ranks(distributed.get_rank(), distributed.get_world_size())
-    return _Ranks(0, 1)
+def _kept_local(forward: nn.Module) -> AbstractContextManager[None]:
+    """Gradients of a backward pass in here are averaged over the workers by a later one."""
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
 
 def _device(training: TrainingConfig) -> torch.device:

@@ -1,0 +1,1 @@
+"""Photos to Lab shards, and Lab shards to batches."""

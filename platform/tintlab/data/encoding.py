@@ -1,0 +1,65 @@
+"""Lab pixels as the integers a shard stores, and back.
+
+    L    code = round(L / 0.0475)                     uint16
+    a    code = round(a / 0.0275) + 4096              uint16
+    b    code = round(b / 0.045) + 4096               uint16
+
+A plane of codes is stored as two planes of bytes, all high bytes before all low ones, in C order:
+`L` is (2, H, W) and `ab` is (2, 2, H, W) = (high and low, a and b, row, column). zstd makes this a
+fifth smaller than interleaved 16-bit values, because the high bytes of neighbours are alike.
+
+The steps are the coarsest for which sRGB -> codes -> sRGB is off by at most 1 of 255 in any channel
+of any of the 16.7 million colours: of all triples on a grid of 0.0025, the one with the largest
+product. What limits them are dark channels of saturated colours, where the sRGB curve is steep: near
+cyan, one unit of a moves red by 40 levels.
+"""
+
+import numpy as np
+from jaxtyping import Float32, UInt16
+
+L_STEP, A_STEP, B_STEP = 0.0475, 0.0275, 0.045
+AB_OFFSET = 4096
+"""Code of a = 0 and of b = 0."""
+
+PARAMETERS: dict[str, str | int | float | None] = {
+    "L_step": L_STEP,
+    "a_step": A_STEP,
+    "b_step": B_STEP,
+    "ab_offset": AB_OFFSET,
+    "layout": "uint16 codes, plane of high bytes then plane of low bytes, C order",
+}
+"""What a manifest says about the encoding."""
+
+_STEPS = np.array([L_STEP, A_STEP, B_STEP], np.float32)
+_OFFSETS = np.array([0, AB_OFFSET, AB_OFFSET], np.float32)
+_AB_STEPS = _STEPS[1:, None, None]
+
+
+def codes_of(lab: Float32[np.ndarray, "H W 3"]) -> UInt16[np.ndarray, "3 H W"]:
+    """The integer codes of L, a and b."""
+    scaled = lab / _STEPS
+    np.rint(scaled, out=scaled)
+    scaled += _OFFSETS
+    return np.ascontiguousarray(scaled.astype(np.uint16).transpose(2, 0, 1))
+
+
+def to_bytes(codes: UInt16[np.ndarray, "*planes H W"]) -> bytes:
+    """All high bytes in C order, then all low bytes."""
+    return (codes >> 8).astype(np.uint8).tobytes() + codes.astype(np.uint8).tobytes()
+
+
+def from_bytes(
+    L: bytes | memoryview, ab: bytes | memoryview, height: int, width: int
+) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "2 H W"]]:
+    """L in [0, 100] and ab in CIE units."""
+    high, low = np.frombuffer(L, np.uint8).reshape(2, height, width)
+    L_codes = high.astype(np.uint16) << 8 | low
+    high, low = np.frombuffer(ab, np.uint8).reshape(2, 2, height, width)
+    ab_codes = (high.astype(np.int16) << 8 | low) - np.int16(AB_OFFSET)
+    return L_codes * np.float32(L_STEP), ab_codes * _AB_STEPS
+
+
+def mean_chroma(codes: UInt16[np.ndarray, "3 H W"]) -> float:
+    """Mean of sqrt(a^2 + b^2) in CIE units: near 0 for a grey photo."""
+    ab = (codes[1:].astype(np.int16) - np.int16(AB_OFFSET)) * _AB_STEPS
+    return float(np.sqrt(ab[0] * ab[0] + ab[1] * ab[1]).mean(dtype=np.float64))

@@ -1,0 +1,70 @@
+"""The bytes of a photo -> one row of a shard: decode, resize, Lab, integers."""
+
+import hashlib
+from dataclasses import dataclass
+
+from tintlab.color.lab import srgb_to_lab
+from tintlab.data.ab_statistics import AbStatistics, statistics_of
+from tintlab.data.encoding import codes_of, mean_chroma, to_bytes
+from tintlab.data.images import Undecodable, decode, resize
+from tintlab.data.split import perceptual_hash, split_of
+
+ID_CHARACTERS = 16
+"""Hexadecimal digits of the content's SHA-256 that name a photo: 64 bits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photo as a shard holds it; the names are the columns."""
+
+    id: str
+    """First 16 digits of sha256: the same photo has the same id in every data set."""
+    sha256: str
+    """Of the file's bytes."""
+    source: str
+    """Where it came from: the name of the source folder, and the path inside it."""
+    split: str
+    phash: str
+    """64-bit perceptual hash as 16 hexadecimal digits."""
+    height: int
+    width: int
+    chroma: float
+    """Mean chroma in CIE units; near 0 means grey."""
+    L: bytes
+    ab: bytes
+    colors: AbStatistics
+    """Not a column: summed up in the manifest."""
+
+
+def make_row(
+    data: bytes,
+    source: str,
+    short_side_px: int | None,
+    min_side_px: int,
+    max_pixels: int,
+) -> Row | Undecodable:
+    """The row of a photo, or the reason why it has none."""
+    decoded = decode(data, max_pixels)
+    if isinstance(decoded, Undecodable):
+        return decoded
+    height, width = decoded.rgb.shape[:2]
+    if min(height, width) < min_side_px:
+        message = f"{width}x{height} is smaller than {min_side_px} px on a side"
+        return Undecodable("too_small", message)
+    phash = perceptual_hash(decoded.rgb)  # before resizing: no parameter moves a photo's split
+    rgb = decoded.rgb if short_side_px is None else resize(decoded.rgb, short_side_px)
+    codes = codes_of(srgb_to_lab(rgb))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Row(
+        id=sha256[:ID_CHARACTERS],
+        sha256=sha256,
+        source=source,
+        split=split_of(phash),
+        phash=f"{phash:016x}",
+        height=rgb.shape[0],
+        width=rgb.shape[1],
+        chroma=mean_chroma(codes),
+        L=to_bytes(codes[0]),
+        ab=to_bytes(codes[1:]),
+        colors=statistics_of(codes),
+    )

@@ -1,0 +1,71 @@
+"""Before and after: held-out photos made grey, coloured by a model, and set beside the truth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tintlab.config import Workspace
+from tintlab.data.shards import open_shards
+from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip
+from tintlab.model.artifact import load_model
+from tintlab.serving.colorize import colorize_files
+from tintlab.tracking.models import find_model
+
+ENLARGED = 2
+"""Each pixel of a tile becomes a square of so many pixels, so that people can see the tiles."""
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """Where the pictures are."""
+
+    grey: Path
+    """Folder of grey photos, what the model was given."""
+    colored: Path
+    """Folder of the same photos, coloured."""
+    picture: Path
+    """grey | coloured | truth, one row per photo."""
+
+
+def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> Showcase:
+    """Colour some photos of the test split with a model, through files as a user would.
+
+    Photos are spread evenly over the split, which is ordered by hash and so by nothing visible.
+    """
+    shards = open_shards(shards_uri)
+    folder = Path(workspace.reports) / "showcase"
+    shown = Showcase(folder / "grey", folder / "colored", folder / "before_after.png")
+    count = shards.count("test")
+    chosen = np.linspace(0, count - 1, min(photos, count)).round().astype(int)
+    truths, greys = [], []
+    for index in chosen.tolist():
+        photo = shards.photo("test", index)
+        truths.append(rgb_from(photo.L, photo.ab))
+        greys.append(shown.grey / f"{photo.id}.png")
+        save_png(greys[-1], grey_from(photo.L))
+    found = find_model(workspace, model)
+    colorizer, config = load_model(found.folder)
+    report = colorize_files(
+        colorizer,
+        greys,
+        shown.colored,
+        short_side_px=min(min(truth.shape[:2]) for truth in truths) // colorizer.stride
+        * colorizer.stride,
+        temperature=config.evaluation.temperature,
+        seed=config.evaluation.seed,
+    )
+    rows = [
+        (_read(grey), _read(colored), truth)
+        for grey, colored, truth in zip(greys, report.outputs, truths, strict=True)
+    ]
+    picture = strip(rows)
+    save_png(shown.picture, picture.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1))
+    return shown
+
+
+def _read(file: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return np.array(image.convert("RGB"))
