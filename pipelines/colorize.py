@@ -24,7 +24,7 @@ class Command(StageCommand):
     short_side_px: int | None = None
     """Size of the small copy the model looks at; default the crops it was trained on."""
     temperature: float | None = None
-    """Sampling temperature, 0 for the likeliest bins; default the model's evaluation.temperature."""
+    """0 takes the likeliest bins; default the model's evaluation.temperature."""
     seed: int = 0
     """Same seed, same picture."""
 
@@ -40,16 +40,18 @@ def main(command: Command) -> Result:
     inputs = find_photos(command.photos, command.out)
     found = find_model(command.place, command.model)
     if command.dry_run:
-        text = f"{len(inputs)} photos would be coloured by {found.label} into {command.out}"
-        return Result({"inputs": len(inputs), "model": found.label}, text)
+        plan = {"inputs": len(inputs), "model": found.label, "out": str(command.out)}
+        return Result(plan, f"{len(inputs)} photos would be coloured by {found.label}")
     model, config = load_model(found.folder)
-    chosen, line = command.temperature, ProgressLine()
+    line = ProgressLine()
     report = colorize_files(
         model,
         command.photos,
         command.out,
         short_side_px=command.short_side_px or config.data.crop_px,
-        temperature=config.evaluation.temperature if chosen is None else chosen,
+        temperature=(
+            config.evaluation.temperature if command.temperature is None else command.temperature
+        ),
         seed=command.seed,
         progress=lambda done, total: line.show(f"{done}/{total} photos", final=done == total),
     )

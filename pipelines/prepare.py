@@ -13,7 +13,7 @@ from tintlab.console import ProgressLine, Result, table
 class Command(StageCommand):
     """Turn photos into Lab shards with a manifest; safe to run again."""
 
-    sources: Positional[tuple[str, ...]]
+    sources: Positional[tuple[str, ...]] = ()
     """Photos, or folders of photos (searched recursively)."""
     out: str | None = None
     """Folder or URI of the data set; default the workspace's own."""

@@ -9,7 +9,6 @@ from tyro.conf import Positional
 from tintlab.command import ExperimentCommand, base_experiment
 from tintlab.config import ExperimentConfig
 from tintlab.console import ProgressLine, Result
-from tintlab.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,21 @@ def main(command: Command) -> Result:
     from tintlab.sweep.space import load_space
 
     question = load_space(command.space)
-    question.space.check(command.experiment)
-    for key in question.space.search:
-        if command.experiment.flat()[key] != question.space.base().flat()[key]:
-            raise ConfigError(f"--{key} is searched by {question.name}; leave it out")
-    num_trials = command.num_trials or question.space.num_trials
+    question.check(command.experiment)
+    trials = command.num_trials or question.space.num_trials
     if command.dry_run:
-        return plan(question, command.experiment, num_trials)
+        return plan(question, command.experiment, trials)
     from tintlab.cluster import connect
     from tintlab.sweep.run import SweepRequest, run_sweep
 
     line = ProgressLine()
     name = command.name or question.name
     request = SweepRequest(
-        question, name, command.experiment, num_trials, command.trials_at_once, command.seed
+        question, name, command.experiment, trials, command.trials_at_once, command.seed
     )
     with connect(command.place):
         ledger = run_sweep(
-            request,
-            command.place,
-            command.shards_uri,
-            lambda records: line.show(live_line(records, num_trials)),
+            request, command.place, command.shards_uri, lambda r: line.show(live_line(r, trials))
         )
     line.close()
     return result_of(ledger, question)

@@ -166,7 +166,9 @@ def _too_many(height: int, width: int, max_pixels: int) -> Undecodable:
 def _unidentified(data: bytes) -> Undecodable:
     """Why Pillow did not know the bytes, as far as their beginning tells."""
     if data.startswith(_OURS) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
-        return Undecodable("truncated", f"an image that ends or breaks in its header: {len(data)} B")
+        return Undecodable(
+            "truncated", f"an image that ends or breaks in its header: {len(data)} B"
+        )
     for magic, name in _OTHERS.items():
         if data.lstrip().startswith(magic) or data.startswith(magic):
             return Undecodable("unsupported_format", f"{name} is not read; use one of {FORMATS}")

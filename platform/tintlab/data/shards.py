@@ -145,9 +145,7 @@ class Shards:
                 )
             return pq.ParquetFile(source)
         except FileNotFoundError:
-            raise IntegrityError(
-                f"{self.uri}/{entry.name} is missing; {_REMEDY}"
-            ) from None
+            raise IntegrityError(f"{self.uri}/{entry.name} is missing; {_REMEDY}") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise self._unreadable(shard, error) from None
 

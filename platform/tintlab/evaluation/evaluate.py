@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from tintlab.config import EvaluationConfig, ExperimentConfig
 from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import Shards
+from tintlab.data.storage import resolve
 from tintlab.evaluation.ladder import Ladder, evaluating, ladder
 from tintlab.evaluation.metrics import (
     colorfulness,
@@ -90,6 +91,7 @@ def evaluate(
     rungs = ladder(model, shards, split, settings)
     bits = dict(zip(rungs.ids, rungs.per_image["autoregressive"].tolist(), strict=True))
     parallel = dict(zip(rungs.ids, rungs.per_image["parallel"].tolist(), strict=True))
+    sources = photo_sources(shards)
     rows: list[ImageRow] = []
     shown: list[Painting] = []
     for batch in eval_batches(shards, split, settings.crop_px, settings.batch_size):
@@ -97,7 +99,7 @@ def evaluate(
             rows.append(
                 ImageRow(
                     id=painting.id,
-                    source="",
+                    source=sources[painting.id],
                     bits_per_dim=bits[painting.id],
                     parallel_bits_per_dim=parallel[painting.id],
                     psnr_db=psnr_db(painting.coloured, painting.truth),
@@ -132,6 +134,17 @@ def paint(model: Colorizer, batch: Batch, temperature: float, seed: int) -> list
         truth = rgb_from(own, batch.ab[i].numpy())
         paintings.append(Painting(photo, grey_from(own), rgb_from(own, ab[i]), truth))
     return paintings
+
+
+def photo_sources(shards: Shards) -> dict[str, str]:
+    """Where each photo of a data set came from, by id."""
+    fs, root = resolve(shards.uri)
+    sources: dict[str, str] = {}
+    for entry in shards.manifest.shards:
+        with fs.open(f"{root}/{entry.name}", "rb") as stream:
+            columns = pq.read_table(stream, columns=["id", "source"], use_threads=False)
+        sources |= zip(columns["id"].to_pylist(), columns["source"].to_pylist(), strict=True)
+    return sources
 
 
 def photo_seed(seed: int, photo: str) -> int:

@@ -73,7 +73,9 @@ class ColorizeReport:
             "model": model,
             "inputs": self.inputs,
             "colored": self.colored,
-            "quarantined": [{"source": str(q.source), "reason": q.reason} for q in self.quarantined],
+            "quarantined": [
+                {"source": str(q.source), "reason": q.reason} for q in self.quarantined
+            ],
             "outputs": [str(path) for path in self.outputs],
             "reduced_share": self.reduced_pixels / max(1, self.pixels),
         }
@@ -250,6 +252,8 @@ def _photos_below(folder: Path, out: Path) -> Iterator[Path]:
 
 def _read(source: Path) -> tuple[UInt8[np.ndarray, "H W 3"], str] | Quarantined:
     """The pixels of a photo and the SHA-256 of its bytes, or why there are none."""
+    if not source.is_file():  # a pipe would block for ever
+        return Quarantined(source, "not_a_file: a pipe, socket, device or broken link")
     try:
         content = source.read_bytes()
     except OSError as error:

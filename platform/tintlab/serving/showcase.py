@@ -1,19 +1,26 @@
 """Before and after: held-out photos made grey, coloured by a model, and set beside the truth."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from tintlab.config import Workspace
+from tintlab.console import Result
 from tintlab.data.shards import open_shards
-from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip
+from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.artifact import load_model
 from tintlab.serving.colorize import colorize_files
 from tintlab.tracking.models import find_model
 
 ENLARGED = 2
 """Each pixel of a tile becomes a square of so many pixels, so that people can see the tiles."""
+
+RUNGS = ("uniform", "marginal", "parallel", "autoregressive")
+"""The ladder of likelihoods, from knowing nothing to the whole model."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> 
         colorizer,
         greys,
         shown.colored,
-        short_side_px=min(min(truth.shape[:2]) for truth in truths) // colorizer.stride
+        short_side_px=min(min(truth.shape[:2]) for truth in truths)
+        // colorizer.stride
         * colorizer.stride,
         temperature=config.evaluation.temperature,
         seed=config.evaluation.seed,
@@ -64,8 +72,37 @@ def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> 
     return shown
 
 
-def _read(file: Path) -> np.ndarray:
-    from PIL import Image
+def story(
+    workspace: Workspace,
+    swept: Result,
+    measured: Result,
+    promoted: Result,
+    shown: Showcase,
+    seconds: float,
+) -> Result:
+    """What the demo found, as `demo.json` keeps it and as it is printed."""
+    bits = measured.data["bits_per_dim"]
+    data = {
+        "seconds": round(seconds, 1),
+        "trials": len(swept.data["trials"]),
+        "bits_per_dim": {rung: bits[rung] for rung in RUNGS},
+        "psnr_db": measured.data["psnr_db"],
+        "ssim": measured.data["ssim"],
+        "colorfulness_ratio": measured.data["colorfulness_ratio"],
+        "champion_version": promoted.data["version"],
+        "picture": str(shown.picture),
+    }
+    content = json.dumps(data, indent=2) + "\n"
+    write_whole(Path(workspace.root) / "demo.json", content.encode())
+    text = (
+        f"{swept.text}\n\n{measured.text}\n\n{promoted.text}\n\n"
+        f"grey | coloured | truth: {shown.picture}\n"
+        f"all of it in {seconds:.0f} s, kept in {workspace.root}/demo.json\n"
+        f"open the runs: mlflow ui --backend-store-uri {workspace.tracking_uri}"
+    )
+    return Result(data, text)
 
+
+def _read(file: Path) -> UInt8[np.ndarray, "H W 3"]:
     with Image.open(file) as image:
         return np.array(image.convert("RGB"))

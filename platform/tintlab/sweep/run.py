@@ -58,7 +58,7 @@ def run_sweep(
         EnvironmentFault: the cluster cannot hold one trial.
     """
     space = request.question.space
-    space.check(request.base)
+    request.question.check(request.base)
     if request.base.training.workers != 1:
         raise ConfigError("a sweep's trials train on one worker; leave training.workers at 1")
     manifest = open_shards(shards_uri).manifest

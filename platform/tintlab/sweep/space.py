@@ -187,6 +187,17 @@ class Question:
     text: str
     space: SearchSpace
 
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Refuse what could not run, and a setting given for a key that is searched.
+
+        Raises: ConfigError: one line that names the key.
+        """
+        given, base = experiment.flat(), self.space.base().flat()
+        for key in self.space.search:
+            if key in base and given[key] != base[key]:
+                raise ConfigError(f"--{key} is searched by {self.name}; leave it out")
+        self.space.check(experiment)
+
 
 def load_space(name_or_file: str) -> Question:
     """The search space of this name in `search_spaces/`, or in this Python file.

@@ -1,0 +1,349 @@
+"""If these fail, two models that are compared were not measured with the same ruler."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
+from skimage.data import astronaut, chelsea, coffee
+from torch import distributed, multiprocessing
+
+from tintlab.color.lab import srgb_to_lab
+from tintlab.config import BinsConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from tintlab.data.batches import eval_batches
+from tintlab.data.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.rows import make_row
+from tintlab.data.shard_writer import ShardWriter, entry_of
+from tintlab.data.shards import Shards, open_shards
+from tintlab.data.split import RULE
+from tintlab.data.storage import written
+from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.evaluation import evaluate as evaluation_module
+from tintlab.evaluation.evaluate import evaluate, paint, photo_seed, save_evaluation
+from tintlab.evaluation.ladder import bits_under, ladder, marginal_bits, train_histogram
+from tintlab.evaluation.metrics import colorfulness, psnr_db
+from tintlab.evaluation.validate import validate
+from tintlab.model.colorizer import Colorizer, Logits
+
+SETTINGS = EvaluationConfig(crop_px=16, batch_size=4, panel_images=3)
+COUNTS = {"train": 7, "val": 5, "test": 6}
+
+
+def experiment(settings: EvaluationConfig = SETTINGS) -> ExperimentConfig:
+    return ExperimentConfig(model=ModelConfig(depth=1), evaluation=settings)
+
+
+def write_shards(folder: Path, photos: dict[str, list[np.ndarray]]) -> Shards:
+    """A data set by the real writer, with each photo in the split it is given for."""
+    fs, path = LocalFileSystem(), f"{folder}/shard-0000000000000000.parquet"
+    with written(fs, path) as file:
+        writer = ShardWriter(file, key="test")
+        for split, pictures in photos.items():
+            for i, rgb in enumerate(pictures):
+                bmp = folder / "photo.bmp"
+                Image.fromarray(rgb).save(bmp)
+                row = make_row(bmp.read_bytes(), f"{split}/{i}.bmp", None, 8, 10**6)
+                writer.add(replace(row, split=split))
+        summary = writer.finish()
+    entry = entry_of(fs, path, sum(summary.counts.values()))
+    Manifest(
+        generation=1,
+        parameters={"made by": "test_evaluation"},
+        split_rule=RULE,
+        shards=[entry],
+        counts=summary.counts,
+        smallest=summary.smallest,
+        ab=summary.ab,
+        quarantine=QuarantineSummary(table=None, reasons={}),
+        fingerprint=fingerprint({"made by": "test_evaluation"}, [entry]),
+    ).write(fs, str(folder))
+    return open_shards(str(folder))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Tiles of three photographs, 24 by 20, so that centre crops are real crops."""
+    tiles = [
+        photo[top : top + 24, left : left + 20]
+        for photo in (astronaut(), chelsea(), coffee())
+        for top in (40, 120, 200)
+        for left in (60, 160)
+    ]
+    every_split = iter(tiles)
+    photos = {split: [next(every_split) for _ in range(n)] for split, n in COUNTS.items()}
+    return write_shards(tmp_path_factory.mktemp("shards"), photos)
+
+
+@pytest.fixture(scope="module")
+def model() -> Colorizer:
+    return tiny_model()
+
+
+def tiny_model(bins: BinsConfig | None = None) -> Colorizer:
+    torch.manual_seed(1)
+    return Colorizer(ModelConfig(depth=1, dropout=0.5), bins or BinsConfig(per_channel=16))
+
+
+# ---- the ladder
+
+
+def test_uniform_is_log2_of_the_bins_per_dimension(shards):
+    factored = ladder(tiny_model(BinsConfig(per_channel=16)), shards, "test", SETTINGS)
+    assert factored.uniform == pytest.approx(4.0)
+    joint = tiny_model(BinsConfig(kind="joint"))
+    assert ladder(joint, shards, "test", SETTINGS).uniform == pytest.approx(
+        math.log2(joint.bins.count) / 2
+    )
+
+
+def test_marginal_price_by_hand():
+    # Add one: 4 and 2 of 6, 1 and 1 of 2. So log2(6/4), log2(6/2), and one bit each.
+    price = marginal_bits(np.array([[3, 1], [0, 0]]))
+    np.testing.assert_allclose(price, [[0.5849625, 1.5849625], [1.0, 1.0]])
+    tokens = torch.tensor([[[[0, 0]], [[0, 1]]], [[[1, 0]], [[1, 1]]]])  # (B=2, C=2, h=1, w=2)
+    np.testing.assert_allclose(
+        bits_under(price, tokens),
+        [(2 * 0.5849625 + 2.0) / 4, (1.5849625 + 0.5849625 + 2.0) / 4],
+    )
+
+
+def test_marginal_lies_between_certainty_and_ignorance():
+    even = marginal_bits(np.full((2, 8), 50))
+    np.testing.assert_allclose(even, 3.0)  # every bin as often: nothing gained over uniform
+    one_colour = marginal_bits(np.array([[10**6, 0, 0, 0]]))
+    assert one_colour[0, 0] < 0.001
+    assert 3.0 < one_colour[0, 1] < 25.0  # never seen: dear, but not infinitely
+    skewed = np.array([[100, 50, 25, 1]])
+    entropy = (skewed / skewed.sum() * marginal_bits(skewed)).sum()
+    assert entropy < 2.0
+
+
+def test_marginal_knows_the_train_split_and_only_that(model, tmp_path):
+    red, green, blue = (np.full((16, 16, 3), c, np.uint8) for c in np.eye(3, dtype=int) * 200)
+    shards = write_shards(tmp_path, {"train": [red] * 3, "val": [green], "test": [red, blue]})
+    counts = train_histogram(model, shards, SETTINGS)
+    assert counts.sum(axis=1).tolist() == [3 * 16, 3 * 16]
+    assert (counts == 3 * 16).sum(axis=1).tolist() == [1, 1]
+    seen, unseen = ladder(model, shards, "test", SETTINGS).per_image["marginal"]
+    assert seen == pytest.approx(math.log2((48 + 16) / 49))
+    assert unseen == pytest.approx(math.log2(48 + 16))
+
+
+def test_a_model_that_knows_pays_nothing_and_one_that_does_not_pays_uniform(shards, monkeypatch):
+    model = tiny_model()
+
+    def forward(L: torch.Tensor, tokens: torch.Tensor) -> Logits:
+        known = torch.nn.functional.one_hot(tokens, model.bins.count).movedim(-1, 2).float()
+        return Logits(autoregressive=50 * known, parallel=0 * known)
+
+    monkeypatch.setattr(model, "forward", forward)
+    rungs = ladder(model, shards, "test", SETTINGS)
+    assert rungs.autoregressive == pytest.approx(0.0, abs=1e-6)
+    assert rungs.parallel == pytest.approx(4.0)
+    assert list(rungs.means()) == ["uniform", "marginal", "parallel", "autoregressive"]
+
+
+def test_ladder_has_every_photo_once_and_its_means(model, shards):
+    rungs = ladder(model, shards, "test", SETTINGS)
+    assert rungs.ids == shards.ids("test")
+    for rung, mean in rungs.means().items():
+        assert rungs.per_image[rung].shape == (COUNTS["test"],)
+        assert mean == pytest.approx(rungs.per_image[rung].mean())
+    assert np.ptp(rungs.per_image["autoregressive"]) > 0.0
+
+
+# ---- validation
+
+
+def test_validation_is_over_all_photos_and_equals_the_ladder(model, shards):
+    metrics, panel = validate(model, shards, SETTINGS)
+    rungs = ladder(model, shards, "val", SETTINGS)
+    assert metrics["val/bits_per_dim"] == pytest.approx(rungs.autoregressive, abs=1e-5)
+    assert metrics["val/parallel_bits_per_dim"] == pytest.approx(rungs.parallel, abs=1e-5)
+    assert set(metrics) == {
+        "val/bits_per_dim",
+        "val/parallel_bits_per_dim",
+        "val/psnr_db",
+        "val/ssim",
+        "val/colorfulness_ratio",
+    }
+    assert panel.shape == (3 * 16 + 2 * 2, 3 * 16 + 2 * 2, 3)
+    assert np.ptp(panel[:16, :16].astype(int), axis=-1).max() <= 1  # grey
+    np.testing.assert_array_less(5, np.ptp(panel[:16, 18:34].astype(int), axis=-1).max())
+
+
+def test_validation_figures_are_of_the_panel_it_shows(model, shards):
+    metrics, panel = validate(model, shards, SETTINGS)
+    rows = [panel[top : top + 16] for top in (0, 18, 36)]
+    sampled, truth = ([row[:, left : left + 16] for row in rows] for left in (18, 36))
+    assert metrics["val/psnr_db"] == pytest.approx(
+        np.mean([psnr_db(p, t) for p, t in zip(sampled, truth, strict=True)])
+    )
+    assert metrics["val/colorfulness_ratio"] == pytest.approx(
+        sum(map(colorfulness, sampled)) / sum(map(colorfulness, truth))
+    )
+
+
+def test_validation_repeats_itself_and_restores_the_model(shards):
+    model = tiny_model().train()
+    first, first_panel = validate(model, shards, SETTINGS)
+    assert model.training
+    second, second_panel = validate(model, shards, SETTINGS)  # dropout would show here
+    assert first == second
+    np.testing.assert_array_equal(first_panel, second_panel)
+
+
+def _validate_on_rank(rank: int, world_size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    try:
+        metrics, panel = validate(tiny_model(), open_shards(f"{folder}/shards"), SETTINGS)
+        shape = None if panel is None else panel.shape
+        Path(folder, f"rank-{rank}.json").write_text(json.dumps([metrics, shape]))
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_ranks_report_what_one_does(model, shards, tmp_path):
+    (tmp_path / "shards").symlink_to(shards.uri)
+    multiprocessing.spawn(_validate_on_rank, args=(2, str(tmp_path)), nprocs=2)
+    (first, panel), (second, no_panel) = (
+        json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)
+    )
+    alone, _ = validate(model, shards, SETTINGS)
+    assert first == second == pytest.approx(alone, abs=1e-5)
+    assert panel
+    assert no_panel is None
+
+
+# ---- evaluation
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(model, shards):
+    of_sizes = [
+        evaluate(model, experiment(SETTINGS.model_copy(update={"batch_size": size})), shards)
+        for size in (1, 4, 32)
+    ]
+    one = of_sizes[0]
+    for other in of_sizes[1:]:
+        for a, b in zip(one.per_image, other.per_image, strict=True):
+            assert asdict(a) == pytest.approx(asdict(b), abs=1e-5)
+            assert (a.psnr_db, a.ssim, a.colorfulness) == (b.psnr_db, b.ssim, b.colorfulness)
+        np.testing.assert_array_equal(one.panel, other.panel)
+        assert one.ladder.means() == pytest.approx(other.ladder.means(), abs=1e-5)
+
+
+def test_evaluation_has_a_row_for_every_photo_and_means_that_are_theirs(model, shards):
+    evaluation = evaluate(model, experiment(), shards)
+    rows = evaluation.per_image
+    assert [row.id for row in rows] == shards.ids("test")
+    assert [row.source for row in rows] == [f"test/{i}.bmp" for i in range(COUNTS["test"])]
+    summary = evaluation.summary
+    assert summary["images"] == COUNTS["test"]
+    assert summary["fingerprint"] == evaluation.fingerprint == shards.manifest.fingerprint
+    assert summary["psnr_db"] == pytest.approx(np.mean([row.psnr_db for row in rows]))
+    assert summary["ssim"] == pytest.approx(np.mean([row.ssim for row in rows]))
+    assert summary["colorfulness_ratio"] == pytest.approx(
+        sum(row.colorfulness for row in rows) / sum(row.truth_colorfulness for row in rows)
+    )
+    assert summary["bits_per_dim"]["autoregressive"] == pytest.approx(
+        np.mean([row.bits_per_dim for row in rows])
+    )
+    assert evaluation.panel.shape == (3 * 16 + 2 * 2, 3 * 16 + 2 * 2, 3)
+
+
+def test_paintings_keep_lightness_and_show_the_stored_truth(model, shards):
+    (batch,) = eval_batches(shards, "test", 16, 32)
+    for i, painting in enumerate(paint(model, batch, temperature=1.0, seed=0)):
+        L = batch.L[i, 0].numpy()
+        for picture in (painting.grey, painting.coloured, painting.truth):
+            assert np.abs(srgb_to_lab(picture)[..., 0] - L).max() <= 1.0
+    photo = astronaut()[200:224, 160:180]  # the last train photo but one is not in this split
+    assert not any(np.array_equal(p.truth, photo[4:20, 2:18]) for p in paint(model, batch, 1.0, 0))
+    stored = coffee()[200:224, 160:180][4:20, 2:18]  # the last tile is the last test photo
+    assert np.abs(painting.truth.astype(int) - stored).max() <= 1
+
+
+def test_each_photo_has_noise_of_its_own():
+    seeds = {photo_seed(seed, photo) for seed in range(10) for photo in "abcdefgh"}
+    assert len(seeds) == 80
+    assert photo_seed(0, "a") == photo_seed(0, "a")
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seed_and_temperature_of_the_config_are_used(model, shards):
+    def colours(**changed: object) -> Sequence[float]:
+        settings = SETTINGS.model_copy(update=changed)
+        return [row.colorfulness for row in evaluate(model, experiment(settings), shards).per_image]
+
+    assert colours() != colours(seed=1)
+    assert colours(temperature=0.0, seed=0) == colours(temperature=0.0, seed=1)
+
+
+@pytest.mark.parametrize("measure", [lambda m, s: evaluate(m, experiment(), s, "val"), validate])
+def test_an_empty_split_is_a_clear_fault(model, tmp_path, measure):
+    shards = write_shards(tmp_path, {"train": [astronaut()[:16, :16]]})
+    arguments = (model, shards) if measure is not validate else (model, shards, SETTINGS)
+    with pytest.raises(EnvironmentFault, match="the val split holds no photo"):
+        measure(*arguments)
+
+
+def test_crops_too_small_for_ssim_are_refused_before_any_work(model, shards, monkeypatch):
+    small = EvaluationConfig(crop_px=8)
+    monkeypatch.setattr(model, "forward", None)
+    with pytest.raises(ConfigError, match=r"crop_px must be at least 11.*got 8"):
+        evaluate(model, experiment(small), shards)
+    with pytest.raises(ConfigError, match=r"crop_px must be at least 11.*got 8"):
+        validate(model, shards, small)
+
+
+# ---- saved
+
+
+def test_saved_evaluation_reads_back(model, shards, tmp_path):
+    evaluation = evaluate(model, experiment(), shards)
+    save_evaluation(evaluation, tmp_path / "report")
+    table = pd.read_parquet(tmp_path / "report" / "per_image.parquet")
+    assert table.to_dict("records") == [asdict(row) for row in evaluation.per_image]
+    assert json.loads((tmp_path / "report" / "summary.json").read_text()) == evaluation.summary
+    with Image.open(tmp_path / "report" / "panel.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), evaluation.panel)
+    assert len(list((tmp_path / "report").iterdir())) == 3
+
+
+def test_infinite_and_undefined_figures_are_null_in_json(model, shards, tmp_path):
+    evaluation = evaluate(model, experiment(), shards)
+    figures = {"psnr_db": math.inf, "colorfulness_ratio": math.nan}
+    save_evaluation(replace(evaluation, summary={**evaluation.summary, **figures}), tmp_path)
+    found = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert found["psnr_db"] is None
+    assert found["colorfulness_ratio"] is None
+
+
+def test_an_interrupted_save_is_no_evaluation(model, shards, tmp_path, monkeypatch):
+    evaluation = evaluate(model, experiment(), shards)
+    save_evaluation(evaluation, tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_module, "save_png", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_evaluation(evaluation, tmp_path)
+    assert not (tmp_path / "summary.json").exists()  # the old figures do not vouch for new rows
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_evaluation(evaluation, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["panel.png", "per_image.parquet"]
