@@ -28,8 +28,8 @@ HELP = "\n".join(
         *(f"  {name:<10}{text}" for name, text in STAGES.items()),
         "",
         "tintlab STAGE --help lists the options of a stage. All take --workspace, --json.",
-        "Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict, 6 gate refused,",
-        "7 integrity, 8 budget reached, 130 interrupted.",
+        "Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict,",
+        "6 gate refused, 7 integrity, 8 budget reached, 130 interrupted.",
     ]
 )
 

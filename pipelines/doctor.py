@@ -27,9 +27,10 @@ def main(command: Command) -> Result:
     while not os.path.exists(near):
         near = os.path.dirname(near)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    packages = {name: version(name) for name in PACKAGES}
     data = {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": packages,
         "cpus": os.cpu_count(),
         "gpus": gpus,
         "ray_address": os.environ.get("RAY_ADDRESS", "a local Ray is started when needed"),
@@ -39,7 +40,7 @@ def main(command: Command) -> Result:
         "free_disk_gb": round(shutil.disk_usage(near).free / 1e9, 1),
     }
     rows = [[key, value] for key, value in data.items() if key != "packages"]
-    rows += [[name, number] for name, number in data["packages"].items()]
+    rows += [[name, number] for name, number in packages.items()]
     return Result(data, table(["what", "here"], rows))
 
 

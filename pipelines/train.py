@@ -29,7 +29,7 @@ def main(command: Command) -> Result:
         data = {"config": config.model_dump(), "data_fingerprint": fingerprint}
         return Result(data, to_json(config) + f"data set {fingerprint}")
     from tintlab.cluster import connect
-    from tintlab.training.fit import fit
+    from tintlab.training.fit import fit, line_of
     from tintlab.training.tracked import RunRequest
 
     name = command.name or "train"
@@ -37,7 +37,7 @@ def main(command: Command) -> Result:
     request = RunRequest(experiment="train", name=name, identity=f"train/{name}")
     with connect(command.place):
         outcome = fit(
-            config, command.place, command.shards_uri, request, lambda p: line.show(p.line())
+            config, command.place, command.shards_uri, request, lambda p: line.show(line_of(p))
         )
     line.close()
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]

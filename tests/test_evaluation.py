@@ -88,8 +88,13 @@ def model() -> Colorizer:
 
 
 def tiny_model(bins: BinsConfig | None = None) -> Colorizer:
+    """Random weights throughout: fresh ones have heads of zeros, which price all photos alike."""
     torch.manual_seed(1)
-    return Colorizer(ModelConfig(depth=1, dropout=0.5), bins or BinsConfig(per_channel=16))
+    model = Colorizer(ModelConfig(depth=1, dropout=0.5), bins or BinsConfig(per_channel=16))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
 
 
 # ---- the ladder
@@ -127,8 +132,11 @@ def test_marginal_lies_between_certainty_and_ignorance():
 
 
 def test_marginal_knows_the_train_split_and_only_that(model, tmp_path):
-    red, green, blue = (np.full((16, 16, 3), c, np.uint8) for c in np.eye(3, dtype=int) * 200)
-    shards = write_shards(tmp_path, {"train": [red] * 3, "val": [green], "test": [red, blue]})
+    red, green, grey = (
+        np.full((16, 16, 3), colour, np.uint8)
+        for colour in ((200, 0, 0), (0, 200, 0), (90, 90, 90))
+    )
+    shards = write_shards(tmp_path, {"train": [red] * 3, "val": [green], "test": [red, grey]})
     counts = train_histogram(model, shards, SETTINGS)
     assert counts.sum(axis=1).tolist() == [3 * 16, 3 * 16]
     assert (counts == 3 * 16).sum(axis=1).tolist() == [1, 1]
@@ -157,7 +165,8 @@ def test_ladder_has_every_photo_once_and_its_means(model, shards):
     for rung, mean in rungs.means().items():
         assert rungs.per_image[rung].shape == (COUNTS["test"],)
         assert mean == pytest.approx(rungs.per_image[rung].mean())
-    assert np.ptp(rungs.per_image["autoregressive"]) > 0.0
+    for rung in ("marginal", "parallel", "autoregressive"):
+        assert np.ptp(rungs.per_image[rung]) > 0.01
 
 
 # ---- validation
@@ -268,8 +277,6 @@ def test_paintings_keep_lightness_and_show_the_stored_truth(model, shards):
         L = batch.L[i, 0].numpy()
         for picture in (painting.grey, painting.coloured, painting.truth):
             assert np.abs(srgb_to_lab(picture)[..., 0] - L).max() <= 1.0
-    photo = astronaut()[200:224, 160:180]  # the last train photo but one is not in this split
-    assert not any(np.array_equal(p.truth, photo[4:20, 2:18]) for p in paint(model, batch, 1.0, 0))
     stored = coffee()[200:224, 160:180][4:20, 2:18]  # the last tile is the last test photo
     assert np.abs(painting.truth.astype(int) - stored).max() <= 1
 

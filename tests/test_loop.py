@@ -3,27 +3,22 @@
 import json
 import math
 import pickle
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_shards import small_shards
 
 from tintlab.config import ExperimentConfig
-from tintlab.data.manifest import Manifest, QuarantineSummary, fingerprint
-from tintlab.data.rows import Row, make_row
-from tintlab.data.shard_writer import ShardWriter, entry_of
 from tintlab.data.shards import Shards, open_shards
-from tintlab.data.storage import resolve, written
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 from tintlab.model.colorizer import Colorizer
 from tintlab.training import loop
 from tintlab.training.checkpoints import EMA, MANIFEST, OPTIMIZER, WEIGHTS, Checkpoints, read_state
 from tintlab.training.loop import Progress, Report, TrainingDiverged, train
-from tintlab.training.optimizer import adamw
 from tintlab.training.schedule import learning_rate
 
 TINY = ExperimentConfig().replaced(
@@ -37,35 +32,6 @@ TINY = ExperimentConfig().replaced(
         "training.eval_every_steps": 2,
     }
 )
-
-
-def small_shards(folder: Path, seed: int = 0) -> str:
-    """Eight photos of 16 px to train on, each with its own pair of colours; returns the URI."""
-    draw = np.random.default_rng(seed)
-    fs, root = resolve(str(folder))
-    with written(fs, f"{root}/shard-{seed:016}.parquet") as file:
-        writer = ShardWriter(file, key="test")
-        for _ in range(8):
-            rgb = draw.integers(0, 256, (2, 1, 3)).repeat(8, axis=0).repeat(16, axis=1)
-            rgb = np.clip(rgb + draw.integers(-20, 21, (16, 16, 1)), 0, 255).astype(np.uint8)
-            _, png = cv2.imencode(".png", rgb)
-            row = make_row(png.tobytes(), "test", None, min_side_px=16, max_pixels=256)
-            assert isinstance(row, Row)
-            writer.add(replace(row, split="train"))
-        summary = writer.finish()
-    shards = [entry_of(fs, f"{root}/shard-{seed:016}.parquet", rows=8)]
-    Manifest(
-        generation=1,
-        parameters={},
-        split_rule="all of it is for training",
-        shards=shards,
-        counts=summary.counts,
-        smallest=summary.smallest,
-        ab=summary.ab,
-        quarantine=QuarantineSummary(table=None, reasons={}),
-        fingerprint=fingerprint({}, shards),
-    ).write(fs, root)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -286,22 +252,6 @@ def test_the_average_follows_its_formula(shards, tmp_path):
         for name in average:
             average[name] = decay * average[name] + (1 - decay) * weights[name]
             torch.testing.assert_close(ema[name], average[name], rtol=1e-5, atol=1e-7)
-
-
-def test_decay_is_for_matrices_and_kernels_only():
-    model = Colorizer(TINY.model, TINY.bins)
-    optimizer = adamw(model, TINY.optimizer)
-    decays = {
-        name: group["weight_decay"]
-        for group in optimizer.param_groups
-        for name in group["param_names"]
-    }
-    shapes = {name: weight.ndim for name, weight in model.named_parameters()}
-    assert decays.keys() == shapes.keys()
-    assert {name for name, decay in decays.items() if decay > 0} == {
-        name for name, ndim in shapes.items() if ndim >= 2
-    }
-    assert 0.0 in decays.values()
 
 
 def poisoned(monkeypatch, call: int, poison) -> None:

@@ -111,7 +111,7 @@ def test_the_champion_moves_and_is_found_by_name_and_number(
         assert version_of(workspace, "@champion") == holder
     assert version_of(workspace, "2") == second
     assert register(workspace, run_id, tmp_path / "a").aliases == ("champion",)
-    with pytest.raises(ConfigError, match="^colorizer has no version 7"):
+    with pytest.raises(ConfigError, match=r"^colorizer has no version 7"):
         version_of(workspace, "7")
 
 
@@ -158,7 +158,7 @@ def test_a_cached_model_needs_no_store(
 
 
 def test_a_missing_run_is_refused(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^no run nope in sqlite"):
+    with pytest.raises(ConfigError, match=r"^no run nope in sqlite"):
         register(workspace, "nope", saved(tmp_path / "model", "a"))
     assert connect(workspace).search_registered_models() == []
 

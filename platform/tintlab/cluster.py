@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,18 @@ TRIAL_SLOT = "trial_slot"
 
 OBJECT_STORE_BYTES = 400 * 1024**2
 """Shared memory of a local Ray. Pixels go from file to shard in one task: little is needed."""
+
+
+def _require_token() -> None:
+    """Let only this process and its children talk to the Ray started here.
+
+    The token lives in their environment alone: Ray's own default writes one into the home folder,
+    which may be read-only.
+    """
+    # RAY_AUTH_MODE is left alone: Ray reads it on import, and turns token mode on by itself for a
+    # cluster that it starts (ray 2.60, _private/worker.py).
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager
@@ -39,9 +52,16 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
     target = address or os.environ.get("RAY_ADDRESS")
     try:
         if target:
-            ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+            # On a cluster, workers do not inherit this process's environment.
+            telemetry = {"env_vars": {"MLFLOW_DISABLE_TELEMETRY": "true"}}
+            ray.init(
+                address=target,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=telemetry,
+            )
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            _require_token()
             cores = os.cpu_count() or 1
             ray.init(
                 address="local",

@@ -148,8 +148,8 @@ class TrainingConfig(Settings):
 class EvaluationConfig(Settings):
     """What is measured on photos that were not trained on."""
 
-    crop_px: int = Field(64, ge=8, le=4096)
-    """Side of the square centre crop that is scored, in pixels."""
+    crop_px: int = Field(64, ge=12, le=4096)
+    """Side of the square centre crop that is scored, in pixels; SSIM's window needs 11."""
     batch_size: int = Field(32, ge=1)
     """Images per forward pass; no figure depends on it."""
     panel_images: int = Field(4, ge=1, le=64)

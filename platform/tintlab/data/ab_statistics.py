@@ -50,15 +50,14 @@ class AbStatistics(Settings):
 
 def statistics_of(codes: UInt16[np.ndarray, "3 H W"]) -> AbStatistics:
     """How often each ab colour occurs in one photo."""
-    a, b = codes[1].ravel(), codes[2].ravel()
-    cells = _CELL_OF_A[a] + _CELL_OF_B[b]
-    histogram = np.bincount(cells, minlength=BINS * BINS).reshape(BINS, BINS)
+    cells = _cell(codes[1], A_STEP) * np.uint16(BINS) + _cell(codes[2], B_STEP)
+    histogram = np.bincount(cells.ravel(), minlength=BINS * BINS).reshape(BINS, BINS)
     # float64 holds these sums exactly: a square is below 2^24, and a photo has below 2^29 pixels.
     centred = codes[1:].reshape(2, -1).astype(np.float64) - AB_OFFSET
     sums = centred.sum(axis=1)
     squares = [float(plane @ plane) for plane in centred]
     return AbStatistics(
-        pixels=a.size,
+        pixels=codes[0].size,
         code_sum=(int(sums[0]), int(sums[1])),
         code_square_sum=(int(squares[0]), int(squares[1])),
         histogram=histogram.tolist(),
@@ -83,12 +82,8 @@ def merged(parts: Iterable[AbStatistics]) -> AbStatistics:
     )
 
 
-def _cells(step: float) -> np.ndarray:
-    """The histogram cell of every possible code of a channel."""
-    value = (np.arange(2 * AB_OFFSET) - AB_OFFSET) * step
-    cells = np.floor((value + BIN_WIDTH * BINS / 2) / BIN_WIDTH)
-    return np.clip(cells, 0, BINS - 1).astype(np.int64)
-
-
-_CELL_OF_A = _cells(A_STEP) * BINS
-_CELL_OF_B = _cells(B_STEP)
+def _cell(codes: UInt16[np.ndarray, "H W"], step: float) -> UInt16[np.ndarray, "H W"]:
+    """Which cell of its axis each code falls in; sRGB colours are all within the outer ones."""
+    cells = codes * np.float32(step / BIN_WIDTH)
+    cells += np.float32(BINS / 2 - AB_OFFSET * step / BIN_WIDTH)
+    return cells.astype(np.uint16)

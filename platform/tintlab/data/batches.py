@@ -6,9 +6,9 @@ Training reads one endless stream of photos, epoch after epoch, each epoch in it
     batch i of a rank       ->  places i * world * B + rank * B + (0 .. B - 1)
     photo, crop and flip    ->  a function of (seed, epoch, position) alone
 
-So ranks never share a photo within an epoch and leave none out, two ranks with B images see what one
-rank with 2 B sees, and going on at any batch is exact. No photo is dropped at the end of an epoch:
-the batch that begins there ends in the next one.
+So ranks never share a photo within an epoch and leave none out, two ranks with B images see what
+one rank with 2 B sees, and going on at any batch is exact. No photo is dropped at the end of an
+epoch: the batch that begins there ends in the next one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -96,8 +96,8 @@ def require_fit(shards: Shards, split: str, crop_px: int) -> None:
     height, width = (int(side) for side in sizes[index])
     fits = min(height, width)
     raise ConfigError(
-        f"crop_px={crop_px} is larger than photo {shards.ids(split)[index]} of split {split}, which "
-        f"is {width}x{height}; the largest crop that fits every photo is {fits}"
+        f"crop_px={crop_px} is larger than photo {shards.ids(split)[index]} of split {split}, "
+        f"which is {width}x{height}; the largest crop that fits every photo is {fits}"
     )
 
 
@@ -106,9 +106,9 @@ def epoch_order(
 ) -> Int64[np.ndarray, "photos"]:
     """A permutation of the photos 0..count-1 that is cheap to read.
 
-    Photos that are stored together (`group_starts` has the first of each group) stay within a window
-    of WINDOW_GROUPS groups, which fits the reader's cache; groups are put into windows at random,
-    and photos within a window are mixed completely. One window or less is a plain shuffle.
+    Photos that are stored together (`group_starts` has the first of each group) stay within a
+    window of WINDOW_GROUPS groups, which fits the reader's cache; groups are put into windows at
+    random, and photos within a window are mixed completely. One window or less is a plain shuffle.
     """
     generator = np.random.default_rng([_ORDER, seed, epoch])
     groups = np.split(np.arange(count, dtype=np.int64), np.asarray(group_starts[1:], np.int64))

@@ -8,12 +8,13 @@ A plane of codes is stored as two planes of bytes, all high bytes before all low
 `L` is (2, H, W) and `ab` is (2, 2, H, W) = (high and low, a and b, row, column). zstd makes this a
 fifth smaller than interleaved 16-bit values, because the high bytes of neighbours are alike.
 
-The steps are the coarsest for which sRGB -> codes -> sRGB is off by at most 1 of 255 in any channel
-of any of the 16.7 million colours: of all triples on a grid of 0.0025, the one with the largest
-product. What limits them are dark channels of saturated colours, where the sRGB curve is steep: near
-cyan, one unit of a moves red by 40 levels.
+The steps are the coarsest for which sRGB -> codes -> sRGB is off by at most 1 of 255 in any
+channel of any of the 16.7 million colours: of all triples on a grid of 0.0025, the one with the
+largest product. What limits them are dark channels of saturated colours, where the sRGB curve is
+steep: near cyan, one unit of a moves red by 40 levels.
 """
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
@@ -30,17 +31,22 @@ PARAMETERS: dict[str, str | int | float | None] = {
 }
 """What a manifest says about the encoding."""
 
-_STEPS = np.array([L_STEP, A_STEP, B_STEP], np.float32)
-_OFFSETS = np.array([0, AB_OFFSET, AB_OFFSET], np.float32)
-_AB_STEPS = _STEPS[1:, None, None]
+_AB_STEPS = np.array([A_STEP, B_STEP], np.float32)[:, None, None]
+# One affine map; the half makes the cast to integers, which truncates, round to the nearest.
+_LAB_TO_CODES = np.array(
+    [
+        [1 / L_STEP, 0, 0, 0.5],
+        [0, 1 / A_STEP, 0, AB_OFFSET + 0.5],
+        [0, 0, 1 / B_STEP, AB_OFFSET + 0.5],
+    ],
+    np.float32,
+)
 
 
 def codes_of(lab: Float32[np.ndarray, "H W 3"]) -> UInt16[np.ndarray, "3 H W"]:
     """The integer codes of L, a and b."""
-    scaled = lab / _STEPS
-    np.rint(scaled, out=scaled)
-    scaled += _OFFSETS
-    return np.ascontiguousarray(scaled.astype(np.uint16).transpose(2, 0, 1))
+    codes = cv2.transform(np.ascontiguousarray(lab), _LAB_TO_CODES).astype(np.uint16)
+    return np.ascontiguousarray(codes.transpose(2, 0, 1))
 
 
 def to_bytes(codes: UInt16[np.ndarray, "*planes H W"]) -> bytes:

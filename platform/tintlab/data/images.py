@@ -41,8 +41,10 @@ _OTHERS = {
 _ORIENTATION = 0x0112  # EXIF 2.32, tag Orientation
 _TURBO_COLORSPACES = ("YCbCr", "Gray", "RGB")  # CMYK and YCCK need Pillow
 # What Pillow's decoders raise on damaged files; anything else is a bug of ours and must show.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Warning)
-_DAMAGE += (IndexError, KeyError, TypeError, OverflowError)
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Warning),
+    *(IndexError, KeyError, TypeError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded | Undecodable:
 
 
 def resize(rgb: UInt8[np.ndarray, "H W 3"], short_side_px: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with that short side, averaged over areas; one that is not larger stays as it is."""
+    """The photo with that short side, averaged over areas; a smaller one stays as it is."""
     height, width = rgb.shape[:2]
     short = min(height, width)
     if short <= short_side_px:

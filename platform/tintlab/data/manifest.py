@@ -6,7 +6,7 @@ A folder without `manifest.json` is not a data set. It is written last and whole
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import fsspec
 from pydantic import ValidationError
@@ -77,10 +77,10 @@ class Manifest(Settings):
     """Of format, parameters and shards: equal fingerprints are equal data."""
 
     @classmethod
-    def read(cls, fs: fsspec.AbstractFileSystem, root: str) -> Self:
+    def read(cls, fs: fsspec.AbstractFileSystem, root: str) -> "Manifest":
         """The manifest of the data set at `root`.
 
-        Raises: EnvironmentFault: there is none. IntegrityError: it is of another version, or broken.
+        Raises: EnvironmentFault: there is none. IntegrityError: another version, or broken.
         """
         uri = full_uri(fs, root)
         try:
@@ -121,7 +121,7 @@ class Manifest(Settings):
 
 
 def fingerprint(parameters: Parameters, shards: list[ShardEntry]) -> str:
-    """SHA-256 over what decides the content: format, parameters, and the shards with their hashes."""
+    """SHA-256 over what decides the content: format, parameters, shards and their hashes."""
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -1,8 +1,8 @@
 """Photographs that are on every machine tintlab is installed on: no download needed to try it.
 
 They ship inside the wheels of scikit-image (NASA, Chelsea the cat, coffee, a motorcycle, ...) and
-scikit-learn (a Chinese temple, a flower). `motorcycle_right` is left out: it shows the same scene as
-`motorcycle_left`, and would leak test pixels into training.
+scikit-learn (a Chinese temple, a flower). `motorcycle_right` is left out: it shows the same scene
+as `motorcycle_left`, and would leak test pixels into training.
 """
 
 import io
@@ -32,7 +32,7 @@ PHOTOGRAPHS = (
 """Package and path inside it."""
 
 LARGEST_SHORT_SIDE_PX = 512
-"""Larger ones (retina, hubble_deep_field) are made this small, or they would be half of all tiles."""
+"""Larger ones (retina, hubble_deep_field) are made smaller, or they would be half of all tiles."""
 
 
 def packaged_photos() -> dict[str, UInt8[np.ndarray, "H W 3"]]:
@@ -55,8 +55,8 @@ def packaged_photos() -> dict[str, UInt8[np.ndarray, "H W 3"]]:
 def write_packaged_photos(folder: Path, tile_px: int = 96) -> list[Path]:
     """Cut every photograph into square tiles that do not overlap and write them as PNG files.
 
-    What does not fill a tile at the right and lower border is left out. A tile that is already there
-    is left as it is. Returns the paths, `<photo>_r<row>_c<column>.png`.
+    What does not fill a tile at the right and lower border is left out. A tile that is already
+    there is left as it is. Returns the paths, `<photo>_r<row>_c<column>.png`.
     """
     paths = []
     for name, rgb in packaged_photos().items():

@@ -3,14 +3,15 @@
     list the files -> hash their bytes -> share out what is new -> decode and write -> manifest
                       (Ray Data)                                  (Ray Data)
 
-What goes into which shard is decided before anything is decoded: new photos are ordered by the hash
-of their bytes and cut into shards of `shard_rows`, and a shard is named by the hash of what is meant
-for it. One task reads, decodes and writes one shard, a few megabytes at a time. So names and bytes
-do not depend on the number of workers; a shard that is in place need not be made again; and a run
-that was stopped goes on where it was. The manifest comes last.
+What goes into which shard is decided before anything is decoded: new photos are ordered by the
+hash of their bytes and cut into shards of `shard_rows`, and a shard is named by the hash of what is
+meant for it. One task reads, decodes and writes one shard, a few megabytes at a time. So names and
+bytes do not depend on the number of workers; a shard that is in place need not be made again; and a
+run that was stopped goes on where it was. The manifest comes last.
 """
 
 import json
+import logging
 import re
 import time
 from collections import Counter
@@ -19,44 +20,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import fsspec
-from pydantic import Field
 
-from tintlab.config import Settings
-from tintlab.data import encoding, manifest, shard_writer
+from tintlab.data import manifest
 from tintlab.data.ab_statistics import merged
-from tintlab.data.images import MAX_PIXELS, Undecodable
+from tintlab.data.images import Undecodable
 from tintlab.data.manifest import Manifest, Parameters, ShardEntry, Smallest
+from tintlab.data.prepare_tasks import PrepareConfig, hash_task, parameters_of, shard_task
 from tintlab.data.quarantine import Quarantined, read_quarantine, write_quarantine
-from tintlab.data.rows import Row, make_row
-from tintlab.data.shard_writer import ShardSummary, ShardWriter, finished_shard
+from tintlab.data.shard_writer import ShardSummary
 from tintlab.data.shards import open_shards, verify
-from tintlab.data.sources import Source, digest, list_sources, read
+from tintlab.data.sources import Source, list_sources
 from tintlab.data.split import RULE, SPLITS
-from tintlab.data.storage import full_uri, resolve, written
+from tintlab.data.storage import full_uri, resolve
 from tintlab.errors import ConflictError, EnvironmentFault, IntegrityError
 
 DIGESTS_PER_TASK = 512
 """Files one task hashes: long against the 10 ms a Ray Data task costs, short against a run."""
 
+_QUIET = {
+    "ray.data._internal.execution.streaming_executor": logging.WARNING,  # "finished in 0.06 s"
+    "ray.data._internal.progress": logging.ERROR,  # warns that its bars are off
+}
+
 _OURS = re.compile(
     r"(shard|quarantine)-[0-9a-f]{16}\.parquet"
     r"|\.((shard|quarantine)-[0-9a-f]{16}\.parquet|manifest\.json)\.tmp-[0-9a-f]+"
 )
-
-
-class PrepareConfig(Settings):
-    """What is stored of each photo; a data set keeps to one such configuration."""
-
-    short_side_px: int | None = Field(256, ge=16, le=8192)
-    """Photos are made this small on their short side, never larger; None keeps their size."""
-    min_side_px: int = Field(16, ge=1)
-    """Photos with a shorter side go to quarantine."""
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
-    """Photos with more pixels go to quarantine, undecoded."""
-    shard_rows: int = Field(256, ge=1)
-    """Photos in one shard: about 80 MB at 256 px."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,8 @@ class PrepareReport:
     fingerprint: str
     seconds: float
 
+
+__all__ = ["PrepareConfig", "PrepareReport", "plan", "prepare"]
 
 Show = Callable[[str], None]
 
@@ -134,8 +126,8 @@ def prepare(
         _remove_leftovers(fs, root, keep=set())
         named = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         raise EnvironmentFault(
-            f"none of the {len(inputs)} files in {', '.join(sources)} is a photo that can be stored "
-            f"({named}); give a folder that holds photos"
+            f"none of the {len(inputs)} files in {', '.join(sources)} is a photo that can be "
+            f"stored ({named}); give a folder that holds photos"
         )
     if old and not new:
         if problems := verify(out):
@@ -159,16 +151,6 @@ def prepare(
         fingerprint=result.fingerprint,
         seconds=time.monotonic() - started_s,
     )
-
-
-def parameters_of(config: PrepareConfig) -> Parameters:
-    """Everything that decides what a photo becomes."""
-    return {
-        **config.model_dump(),
-        **encoding.PARAMETERS,
-        "compression": f"{shard_writer.COMPRESSION} {shard_writer.COMPRESSION_LEVEL}",
-        "row_group_bytes": shard_writer.ROW_GROUP_BYTES,
-    }
 
 
 def _existing(fs: fsspec.AbstractFileSystem, root: str, parameters: Parameters) -> Manifest | None:
@@ -199,7 +181,7 @@ def _existing(fs: fsspec.AbstractFileSystem, root: str, parameters: Parameters) 
 
 
 def _require_ray() -> None:
-    """Raises: EnvironmentFault: Ray is not connected; Ray Data would start one of its own choice."""
+    """Raises: EnvironmentFault: Ray is not connected; Ray Data would start one of its own."""
     import ray
 
     if not ray.is_initialized():
@@ -213,22 +195,11 @@ def _hash_all(inputs: list[Source], show: Show) -> dict[str, str | Undecodable]:
         {"uris": uris[at : at + DIGESTS_PER_TASK]} for at in range(0, len(uris), DIGESTS_PER_TASK)
     ]
     hashes: dict[str, str | Undecodable] = {}
-    for result in _run(_hash_task, tasks):
+    for result in _run(hash_task, tasks):
         for uri, sha256, reason, message in result["digests"]:
             hashes[uri] = sha256 if sha256 is not None else Undecodable(reason, message)
         show(f"prepare: {len(hashes)} of {len(inputs)} files hashed")
     return hashes
-
-
-def _hash_task(task: dict[str, Any]) -> dict[str, Any]:
-    digests: list[tuple[str, str | None, str, str]] = []
-    for uri in task["uris"]:
-        found = digest(uri)
-        if isinstance(found, Undecodable):
-            digests.append((uri, None, found.reason, found.message))
-        else:
-            digests.append((uri, found, "", ""))
-    return {"digests": digests}
 
 
 def _write_all(
@@ -239,7 +210,7 @@ def _write_all(
     Raises: EnvironmentFault: the storage failed; the shards that are finished stay.
     """
     ordered = [(sha256, new[sha256].name) for sha256 in sorted(new)]
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for at in range(0, len(ordered), config.shard_rows):
         share = ordered[at : at + config.shard_rows]
         key = manifest.digest_of([manifest.VERSION, parameters_of(config), share])
@@ -247,7 +218,7 @@ def _write_all(
         tasks.append({"out": out, "key": key, "photos": photos, "config": config.model_dump()})
     shards: dict[str, tuple[ShardEntry, ShardSummary]] = {}
     done = decoded = 0
-    for result in _run(_shard_task, tasks):
+    for result in _run(shard_task, tasks):
         if fault := result.get("fault"):
             raise EnvironmentFault(f"cannot write to {out}: {fault}; finished shards are kept")
         summary = ShardSummary.model_validate(result["summary"])
@@ -256,65 +227,6 @@ def _write_all(
         decoded += result["decoded"]
         show(f"prepare: {done} of {len(new)} photos")
     return [shards[task["key"]] for task in tasks], decoded
-
-
-def _shard_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Make one shard, unless it is there; memory stays at a few row groups and one photo."""
-    cv2.setNumThreads(1)  # the task was given one core
-    fs, root = resolve(task["out"])
-    key, photos = task["key"], task["photos"]
-    path = f"{root}/shard-{key[:16]}.parquet"
-    try:
-        finished = finished_shard(fs, path, key)
-        decoded = 0
-        if finished is None:
-            finished = _write_shard(fs, path, key, photos, PrepareConfig(**task["config"]))
-            decoded = len(photos)
-    except OSError as error:
-        return {"fault": " ".join(str(error).split())}
-    entry, summary = finished
-    return {
-        "entry": entry.model_dump(),
-        "summary": summary.model_dump(),
-        "photos": len(photos),
-        "decoded": decoded,
-    }
-
-
-def _write_shard(
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    key: str,
-    photos: list[tuple[str, str, str]],
-    config: PrepareConfig,
-) -> tuple[ShardEntry, ShardSummary]:
-    with written(fs, path) as file:
-        writer = ShardWriter(file, key)
-        for uri, name, sha256 in photos:
-            row = _row(uri, name, sha256, config)
-            if isinstance(row, Undecodable):
-                writer.refuse(sha256, row.reason, row.message)
-            else:
-                writer.add(row)
-        summary = writer.finish()
-    rows = sum(summary.counts.values())
-    name = path.rsplit("/", 1)[1]
-    return ShardEntry(name=name, rows=rows, sha256=file.sha256, bytes=file.bytes), summary
-
-
-def _row(uri: str, name: str, sha256: str, config: PrepareConfig) -> Row | Undecodable:
-    """The row of one file, whatever is in it."""
-    data = read(uri)
-    if isinstance(data, Undecodable):
-        return data
-    try:
-        row = make_row(data, name, config.short_side_px, config.min_side_px, config.max_pixels)
-    except Exception as error:  # one file must not end the run; the reason says it is our fault
-        message = " ".join(str(error).split())
-        return Undecodable("unexpected_error", f"{type(error).__name__}: {message}")
-    if isinstance(row, Row) and row.sha256 != sha256:
-        return Undecodable("changed_while_read", "other bytes than when it was hashed")
-    return row
 
 
 def _run(
@@ -330,6 +242,9 @@ def _run(
         return
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
     with DataContext.current(context):
         items = [{"task": json.dumps(task)} for task in tasks]
         dataset = from_items(items, override_num_blocks=len(items)).map(

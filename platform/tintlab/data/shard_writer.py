@@ -127,7 +127,7 @@ class ShardWriter:
 def finished_shard(
     fs: fsspec.AbstractFileSystem, path: str, key: str
 ) -> tuple[ShardEntry, ShardSummary] | None:
-    """A shard that an earlier run finished, if it is there, whole, and made from the same photos."""
+    """A shard that an earlier run finished, if it is whole and made from the same photos."""
     try:
         with fs.open(path, "rb") as stream:
             metadata = pq.read_metadata(stream)

@@ -5,8 +5,8 @@
         shard-<16 digits>.parquet   SCHEMA: one row per photo, row groups of one split
         quarantine-<...>.parquet    what could not be stored, and why
 
-`L` and `ab` are described in `tintlab.data.encoding`; everything else are plain columns. Photos of a
-split are numbered in the order of the manifest's shards. Reading needs pyarrow and nothing else.
+`L` and `ab` are described in `tintlab.data.encoding`; everything else are plain columns. Photos of
+a split are numbered in the order of the manifest's shards. Reading needs pyarrow and nothing else.
 """
 
 from bisect import bisect_right
@@ -112,9 +112,8 @@ class Shards:
         pixels = self._row_group(group)
         row = index - group.first
         height, width = (int(side) for side in of.sizes[index])
-        L, ab = from_bytes(
-            pixels["L"][row].as_buffer(), pixels["ab"][row].as_buffer(), height, width
-        )
+        L_bytes, ab_bytes = (memoryview(pixels[name][row].as_buffer()) for name in ("L", "ab"))
+        L, ab = from_bytes(L_bytes, ab_bytes, height, width)
         return Photo(of.ids[index], L, ab)
 
     def source_hashes(self) -> set[str]:

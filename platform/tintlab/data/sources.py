@@ -26,8 +26,8 @@ def list_sources(sources: list[str], out: str) -> list[Source]:
     """Every file in the sources once, ordered by name. Names that begin with a dot are left out.
 
     A folder is searched recursively; a file in it is named `<folder>/<path inside it>`.
-    Raises: EnvironmentFault: a source does not exist, or there is no file in any. ConfigError: `out`
-        lies inside a source, where its shards would be taken for photos.
+    Raises: EnvironmentFault: a source does not exist, or there is no file in any. ConfigError:
+        `out` lies inside a source, where its shards would be taken for photos.
     """
     out_fs, out_path = resolve(out)
     found: dict[str, Source] = {}
@@ -45,7 +45,10 @@ def list_sources(sources: list[str], out: str) -> list[Source]:
 
 
 def read(uri: str) -> bytes | Undecodable:
-    """The bytes of a file, or why there are none: no_permission, vanished, not_a_file, unreadable."""
+    """The bytes of a file, or why there are none.
+
+    Reasons: no_permission, vanished, not_a_file, unreadable.
+    """
     fs, path = resolve(uri)
     if is_local(fs) and os.path.exists(path) and not os.path.isfile(path):
         return Undecodable("not_a_file", "a folder, pipe, socket or device")  # a pipe would block

@@ -5,10 +5,10 @@
 
 So adding photos never moves an old one, and a copy that was compressed again or made smaller falls
 where its original is. Bits are ordered from the lowest frequency up, and the split reads only the
-first: low frequencies are large and hardly change. Of the packaged photographs and 25 others, every
-copy (JPEG quality 60 to 90, half and two thirds of the size) kept its 12 bits; of 96-px tiles, 96 %
-did at quality 60, and 94 % at quality 60 and half the size. A copy whose bits changed still has the
-same split two times in three.
+first: low frequencies are large and hardly change. Measured over copies at JPEG quality 60 to 90,
+at full size, two thirds and half of it: of 35 photographs, 97 % of the copies kept their 12 bits
+and all kept their split; of 248 tiles of 96 px, 95 % and 97.6 % in the worst case, half size at
+quality 60. A copy whose bits changed still has the same split two times in three.
 
 Source of the hash: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions,
 sec. 3.2.1. Changed: a fixed threshold in place of the median, which is itself disturbed by noise.

@@ -1,4 +1,4 @@
-"""Files on any fsspec storage: hashed while they are written, and there as a whole or not at all."""
+"""Files on any fsspec storage: hashed while they are written, and there whole or not at all."""
 
 import hashlib
 import io
@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -47,7 +46,7 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
 class HashedFile(io.RawIOBase):
     """A stream that can only be written, and knows the SHA-256 and size of what it was given."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.IOBase) -> None:
         super().__init__()
         self._stream = stream
         self._digest = hashlib.sha256()

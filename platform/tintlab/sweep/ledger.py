@@ -5,10 +5,12 @@ action it describes happens. Ray Tune only schedules; a sweep is continued from 
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tintlab.config import ExperimentConfig
@@ -56,11 +58,11 @@ class Ledger:
         Raises: ConfigError: the study was made by another space, base configuration or data set.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        direction = "minimize" if space.mode == "min" else "maximize"
+        minimize, maximize = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
         self.study = optuna.create_study(
             storage=optuna.storages.RDBStorage(url),
             study_name=name,
-            direction=direction,
+            direction=minimize if space.mode == "min" else maximize,
             load_if_exists=True,
         )
         self.name, self.space, self.base, self.seed = name, space, base, seed
@@ -108,9 +110,11 @@ class Ledger:
         uninterrupted one would have drawn from the same record.
         """
         number = len(self.study.trials)
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=self.seed * 100_003 + number, multivariate=True, group=True
-        )
+        with warnings.catch_warnings():  # group is "experimental" and the only way with When
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=self.seed * 100_003 + number, multivariate=True, group=True
+            )
         trial = self.study.ask()
         values = self.space.suggest(trial, self.base)
         trial.set_user_attr("values", values)
@@ -122,7 +126,13 @@ class Ledger:
         self._set(number, "attempts", attempts + 1)
 
     def report(self, number: int, step: int, metrics: dict[str, float], run_id: str) -> None:
-        """Keep the deciding metric at a step, and the newest of all the others."""
+        """Keep the deciding metric at a step, and the newest of all the others.
+
+        A step that is recorded already is not recorded again: Tune passes a trial's last result
+        twice, and a continued trial repeats the report of its checkpoint.
+        """
+        if step in self._frozen(number).intermediate_values:
+            return
         trial = self._live(number)
         trial.report(metrics[self.space.metric], step)
         trial.set_user_attr("step", step)

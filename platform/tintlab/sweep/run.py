@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.sweep.ledger import Ledger, TrialRecord
 from tintlab.sweep.space import Question
-from tintlab.tracking.runs import open_run, set_final_status
+from tintlab.tracking.runs import Status, open_run, set_final_status, sync
 from tintlab.training.loop import Report
 from tintlab.training.tracked import RunRequest, train_tracked
 
@@ -30,7 +31,7 @@ STOP_GRACE_S = 120
 ASHA_REDUCTION = 3
 """One trial in three goes on past a rung (Li et al. 2020, ASHA, uses 4; sweeps here are small)."""
 
-MLFLOW_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+MLFLOW_STATUS: dict[str, Status] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def run_sweep(
     if request.base.training.workers != 1:
         raise ConfigError("a sweep's trials train on one worker; leave training.workers at 1")
     manifest = open_shards(shards_uri).manifest
+    if workspace.is_local:
+        Path(workspace.root).mkdir(parents=True, exist_ok=True)
     ledger = Ledger(
         workspace.study_url, request.name, space, request.base, request.seed, manifest.fingerprint
     )
@@ -73,11 +76,12 @@ def run_sweep(
         identity=f"sweep/{request.name}",
         tags={"question": request.question.text},
     )
-    parent.log_dataset(manifest.fingerprint, shards_uri, manifest.splits)
+    parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
     search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, on_change)
     if search.remaining:
         _tune(search, request)
+    sync(workspace)  # what processes of stopped trials may have left unsent
     for record in ledger.records():
         if record.run_id and record.state in MLFLOW_STATUS:
             set_final_status(workspace, record.run_id, MLFLOW_STATUS[record.state])
@@ -133,19 +137,22 @@ class LedgerSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a report."""
-        number = self._numbers[trial_id]
-        if self.metric not in result:
-            return
-        metrics = {k: v for k, v in result.items() if "/" in k and isinstance(v, float | int)}
-        metrics.pop("config/number", None)
-        self._ledger.report(number, result["step"], metrics, result["run_id"])
+        self._record(trial_id, result)
         self._on_change(self._ledger.ranked())
+
+    def _record(self, trial_id: str, result: dict[str, Any]) -> None:
+        if self.metric in result:
+            metrics = {name: result[name] for name in result["reported"]}
+            number = self._numbers[trial_id]
+            self._ledger.report(number, result["step"], metrics, result["run_id"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Record the end: complete, stopped early, or failed."""
         number = self._numbers[trial_id]
+        if result and not error:  # Tune passes the result that stops a trial here only
+            self._record(trial_id, result)
         if error or result is None:
             self._ledger.finish(number, "failed", "the trial raised an error; see its MLflow run")
         elif self.metric not in result:
@@ -171,6 +178,7 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
     # Ray's own snapshots are never read back; every five minutes is rarely enough not to matter.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "300")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even at 0
     training = request.base.training
     gpus = training.gpus_per_worker
     resources = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
@@ -220,7 +228,8 @@ def trial(payload: dict[str, Any]) -> None:
     number = payload["number"]
 
     def on_report(report: Report, run_id: str) -> None:
-        tune.report({**report.metrics, "step": report.step, "run_id": run_id})
+        names = list(report.metrics)
+        tune.report({**report.metrics, "step": report.step, "run_id": run_id, "reported": names})
 
     train_tracked(
         ExperimentConfig.model_validate(payload["config"]),

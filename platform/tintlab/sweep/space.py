@@ -113,9 +113,9 @@ class SearchSpace(Settings):
         if isinstance(distribution, CategoricalDistribution):
             inside = value in distribution.choices
         else:
-            inside = (
-                isinstance(value, int | float) and distribution.low <= value <= distribution.high
-            )
+            assert isinstance(distribution, IntDistribution | FloatDistribution)
+            number = isinstance(value, int | float)
+            inside = number and distribution.low <= value <= distribution.high
         if not inside:
             raise ConfigError(f"start has {key}={value!r}, outside {distribution}")
 

@@ -73,6 +73,7 @@ def register(workspace: Workspace, run_id: str, model_folder: Path, name: str = 
             source=f"{client.get_run(run_id).info.artifact_uri}/{path}",
             run_id=run_id,
             tags={SHA256_TAG: sha256},
+            await_creation_for=0,  # the files are there already
         )
         return _version(created)
 
@@ -127,9 +128,9 @@ def download(workspace: Workspace, version: Version) -> Path:
                 with asking(workspace, unknown) as client:
                     for name in (WEIGHTS, CONFIG, MANIFEST):
                         path = f"{version.path}/{name}"
-                        fetched = download_file(client, version.run_id, path, partial)
-                        fetched.rename(partial / name)
-                shutil.rmtree(partial / version.path)  # now empty
+                        with tempfile.TemporaryDirectory() as scratch:  # stores nest it differently
+                            fetched = download_file(client, version.run_id, path, Path(scratch))
+                            shutil.copyfile(fetched, partial / name)
                 _verify(partial, version, f"restore {version.path} of run {version.run_id}")
                 partial.rename(cached)
             finally:

@@ -166,7 +166,11 @@ def remove_if_delivered(folder: Path) -> None:
         names = {path.name for path in folder.glob("*.jsonl")}
         segments = Segment.left_behind(folder)
         try:
-            if len(segments) == len(names) and all(s.acknowledged >= s.end for s in segments):
+            if (
+                segments
+                and len(segments) == len(names)
+                and all(s.acknowledged >= s.end for s in segments)
+            ):
                 shutil.rmtree(folder)
         finally:
             for segment in segments:

@@ -94,6 +94,10 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step is, once it is written."""
+        return self.folder / f"step-{step:08d}"
+
     def all(self) -> list[Path]:
         """Every checkpoint, good or damaged, oldest first."""
         if not self.folder.is_dir():
@@ -106,7 +110,7 @@ class Checkpoints:
 
         Raises: EnvironmentFault: the folder cannot be written (read-only, disk full).
         """
-        final = self.folder / f"step-{state.step:08d}"
+        final = self.at(state.step)
         partial = self.folder / f".{final.name}.partial"
         tensors = {
             WEIGHTS: model.state_dict(),

@@ -12,7 +12,7 @@ from tintlab.training.loop import Progress, Report
 from tintlab.training.tracked import Outcome, RunRequest, train_tracked
 
 START_FAILURES = 2
-"""Ray retries a start whose resources never appear for ever unless told a number (notes: Train V2)."""
+"""Ray would retry for ever a start whose resources never appear."""
 
 WORKER_FAILURES = 3
 """Restarts after a worker died; each goes on from the newest checkpoint."""
@@ -93,6 +93,14 @@ def fit(
     return result.return_value
 
 
+def line_of(progress: Progress) -> str:
+    """One line of progress: step, loss, learning rate and speed."""
+    return (
+        f"step {progress.step}/{progress.total_steps}  loss {progress.loss:.4f}  "
+        f"lr {progress.lr:.2e}  {progress.images_per_s:.0f} images/s"
+    )
+
+
 def train_worker(payload: dict[str, Any]) -> Outcome:
     """What each Ray Train worker runs."""
     import ray.train
@@ -126,8 +134,8 @@ def _check_resources(config: ExperimentConfig, available: dict[str, float]) -> N
     have = available.get(kind, 0.0)
     if workers * each > have:
         raise EnvironmentFault(
-            f"training.workers={workers} needs {workers * each:g} {kind}, the cluster has {have:g}; "
-            "use fewer workers or a larger cluster"
+            f"training.workers={workers} needs {workers * each:g} {kind}, "
+            f"the cluster has {have:g}; use fewer workers or a larger cluster"
         )
 
 

@@ -343,6 +343,7 @@ class _Course:
         metrics = {**trained, **validated}
         if self.rank == 0:
             self._save(metrics)
+        self.kept = self.checkpoints.at(self.step)
         if self.world_size > 1:
             distributed.barrier()  # no rank reports a step whose checkpoint is not yet on the disk
         mine = self.kept if self.rank == 0 else None
@@ -356,7 +357,7 @@ class _Course:
             metrics=metrics,
             config=self.config,
         )
-        self.kept = self.checkpoints.save(state, self.model, self.ema, self.optimizer)
+        self.checkpoints.save(state, self.model, self.ema, self.optimizer)
         self.checkpoints.prune(KEEP_LAST, KEEP_BEST)
 
 

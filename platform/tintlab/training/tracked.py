@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from tintlab.config import ExperimentConfig, Workspace, to_json
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, TintlabError
 from tintlab.evaluation.validate import validate
@@ -166,11 +166,10 @@ def _open(
         parent=request.parent,
         tags={"seed": str(config.training.seed), "group": group_of(config), **request.tags},
     )
-    run.log_params(config.flat())
-    run.log_text(to_json(config), "config.json")
+    run.log_config(config)
     run.log_environment()
     manifest = shards.manifest
-    run.log_dataset(manifest.fingerprint, shards.uri, manifest.splits)
+    run.log_dataset(manifest.fingerprint, shards.uri, manifest.counts)
     return run
 
 
