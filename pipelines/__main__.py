@@ -21,30 +21,28 @@ STAGES = {
     "demo": "all of it on the packaged photographs, in a few minutes",
 }
 
-HELP = "\n".join(
-    [
-        "usage: tintlab STAGE [OPTIONS]\n",
-        "Experiments with autoregressive image colorizers, distributed by Ray.\n",
-        *(f"  {name:<10}{text}" for name, text in STAGES.items()),
-        "",
-        "tintlab STAGE --help lists the options of a stage. All take --workspace, --json.",
-        "Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict,",
-        "6 gate refused, 7 integrity, 8 budget reached, 130 interrupted.",
-    ]
-)
+HELP = f"""\
+usage: tintlab STAGE [OPTIONS]
+
+Experiments with autoregressive image colorizers, distributed by Ray.
+
+{chr(10).join(f"  {name:<10}{text}" for name, text in STAGES.items())}
+
+tintlab STAGE --help lists the options of a stage. All take --workspace, --json.
+Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict,
+6 gate refused, 7 integrity, 8 budget reached, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; returns its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in given
     if not given or given[0] in ("-h", "--help"):
         print(HELP)
         return 0 if given else 2
     if given[0] == "--version":
         print(f"tintlab {__version__}")
         return 0
-    return run(partial(_stage, given[0], given[1:]), as_json)
+    return run(partial(_stage, given[0], given[1:]), as_json="--json" in given)
 
 
 def _stage(name: str, argv: list[str]) -> Result:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from tintlab.command import StageCommand
+from tintlab.command import StageCommand, require_photos
 from tintlab.console import ProgressLine, Result
-from tintlab.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Command(StageCommand):
     model: str = "@champion"
     """@champion or another alias, a version number, a run id, or a model folder."""
     short_side_px: int | None = None
-    """Size of the small copy the model looks at; default the crops it was trained on."""
+    """Size of the copy the model looks at; default the crops it was trained on."""
     temperature: float | None = None
     """0 takes the likeliest bins; default the model's evaluation.temperature."""
     seed: int = 0
@@ -31,30 +30,27 @@ class Command(StageCommand):
 
 def main(command: Command) -> Result:
     """Colour the photos; exit 4 if some could not be read."""
-    if not command.photos:
-        raise ConfigError("no photos given; tintlab colorize PHOTO... --out DIR")
+    require_photos(command.photos)
     from tintlab.model.artifact import load_model
     from tintlab.serving.colorize import colorize_files, find_photos
     from tintlab.tracking.models import find_model
 
-    inputs = find_photos(command.photos, command.out)
+    count = len(find_photos(command.photos, command.out))
     found = find_model(command.place, command.model)
     if command.dry_run:
-        plan = {"inputs": len(inputs), "model": found.label, "out": str(command.out)}
-        return Result(plan, f"{len(inputs)} photos would be coloured by {found.label}")
+        return Result({"inputs": count, "model": found.label}, f"{count} photos, {found.label}")
     model, config = load_model(found.folder)
-    line = ProgressLine()
-    report = colorize_files(
-        model,
-        command.photos,
-        command.out,
-        short_side_px=command.short_side_px or config.data.crop_px,
-        temperature=(
-            config.evaluation.temperature if command.temperature is None else command.temperature
-        ),
-        seed=command.seed,
-        progress=lambda done, total: line.show(f"{done}/{total} photos", final=done == total),
-    )
+    own = command.temperature
+    with ProgressLine() as line:
+        report = colorize_files(
+            model,
+            command.photos,
+            command.out,
+            short_side_px=command.short_side_px or config.data.crop_px,
+            temperature=config.evaluation.temperature if own is None else own,
+            seed=command.seed,
+            progress=lambda done, total: line.show(f"{done}/{total} photos"),
+        )
     return report.result(found.label, command.out)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import Positional
 
-from tintlab.command import StageCommand
+from tintlab.command import StageCommand, require_photos
 from tintlab.console import ProgressLine, Result, table
 
 
@@ -23,6 +23,7 @@ class Command(StageCommand):
 
 def main(command: Command) -> Result:
     """Prepare the photos; exit 4 if some could not be read."""
+    require_photos(command.sources)
     from tintlab.cluster import connect
     from tintlab.data.prepare import PrepareConfig, plan, prepare
 
@@ -31,10 +32,8 @@ def main(command: Command) -> Result:
     if command.dry_run:
         found = plan(list(command.sources), out, config)
         return Result({"inputs": found, "out": out}, f"{found} files would go to {out}")
-    line = ProgressLine()
-    with connect(command.place):
+    with connect(command.place), ProgressLine() as line:
         report = prepare(list(command.sources), out, config, line.show)
-    line.close()
     data = {**asdict(report), "out": out}
     rows = [[split, count] for split, count in report.splits.items()]
     text = (

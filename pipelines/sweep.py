@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from tyro.conf import Positional
 
@@ -47,16 +48,11 @@ def main(command: Command) -> Result:
     from tintlab.cluster import connect
     from tintlab.sweep.run import SweepRequest, run_sweep
 
-    line = ProgressLine()
-    name = command.name or question.name
-    request = SweepRequest(
-        question, name, command.experiment, trials, command.trials_at_once, command.seed
-    )
-    with connect(command.place):
-        ledger = run_sweep(
-            request, command.place, command.shards_uri, lambda r: line.show(live_line(r, trials))
-        )
-    line.close()
+    request = SweepRequest(question, command.experiment, command.name or question.name, trials)
+    request = replace(request, trials_at_once=command.trials_at_once, seed=command.seed)
+    with connect(command.place), ProgressLine() as line:
+        show = partial(live_line, num_trials=trials, show=line.show)
+        ledger = run_sweep(request, command.place, command.shards_uri, show)
     return result_of(ledger, question)
 
 

@@ -33,13 +33,11 @@ def main(command: Command) -> Result:
     from tintlab.training.tracked import RunRequest
 
     name = command.name or "train"
-    line = ProgressLine()
     request = RunRequest(experiment="train", name=name, identity=f"train/{name}")
-    with connect(command.place):
+    with connect(command.place), ProgressLine() as line:
         outcome = fit(
             config, command.place, command.shards_uri, request, lambda p: line.show(line_of(p))
         )
-    line.close()
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
     text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
     return Result(asdict(outcome), f"{text}\n\ntintlab promote --run {outcome.run_id}")

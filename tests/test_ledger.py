@@ -1,4 +1,4 @@
-"""The ledger is the record: what was asked is never lost, asked twice, or mixed with another sweep."""
+"""The ledger is the record: what was asked is never lost, repeated or mixed up."""
 
 from pathlib import Path
 

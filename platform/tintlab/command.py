@@ -9,6 +9,7 @@ import tyro
 
 from tintlab.config import ExperimentConfig, Workspace, load_config
 from tintlab.console import option
+from tintlab.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,12 @@ class ExperimentCommand(StageCommand):
     def shards_uri(self) -> str:
         """Where the shards are."""
         return self.shards or self.place.shards
+
+
+def require_photos(given: Sequence[object]) -> None:
+    """Refuse a command without a photo to work on."""
+    if not given:
+        raise ConfigError("no photos given; name photos, or folders of photos")
 
 
 def base_experiment(argv: Sequence[str], base: ExperimentConfig) -> ExperimentConfig:

@@ -100,6 +100,12 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted; the same command goes on", 130, "Interrupted", as_json)
     except Exception as error:  # the outermost frame: whatever is left becomes one line
+        from pydantic import ValidationError
+
+        if isinstance(error, ValidationError):  # an option outside the range its setting has
+            from tintlab.config import first_problem
+
+            return _failed(first_problem(error), ConfigError.exit_code, "ConfigError", as_json)
         if os.environ.get("TINTLAB_DEBUG") == "1":
             traceback.print_exc()
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -165,7 +171,10 @@ class ProgressLine:
             self._last_s = now_s
             say(line)
 
-    def close(self) -> None:
+    def __enter__(self) -> "ProgressLine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Leave the terminal at the start of a line."""
         if self._open:
             print(file=sys.stderr, flush=True)

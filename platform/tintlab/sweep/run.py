@@ -39,11 +39,11 @@ class SweepRequest:
     """What to run: a question under a name, on a base experiment, with a budget."""
 
     question: Question
-    name: str
     base: ExperimentConfig
+    name: str
     num_trials: int
-    trials_at_once: int
-    seed: int
+    trials_at_once: int = 2
+    seed: int = 0
 
 
 def run_sweep(
