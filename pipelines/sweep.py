@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from tyro.conf import Positional
 
@@ -37,7 +36,7 @@ def defaults(argv: Sequence[str]) -> Command:
 
 def main(command: Command) -> Result:
     """Run the sweep; exit 4 if some trials failed."""
-    from tintlab.sweep.report import live_line, plan, result_of
+    from tintlab.sweep.report import plan, result_of
     from tintlab.sweep.space import load_space
 
     question = load_space(command.space)
@@ -51,8 +50,7 @@ def main(command: Command) -> Result:
     request = SweepRequest(question, command.experiment, command.name or question.name, trials)
     request = replace(request, trials_at_once=command.trials_at_once, seed=command.seed)
     with connect(command.place), ProgressLine() as line:
-        show = partial(live_line, num_trials=trials, show=line.show)
-        ledger = run_sweep(request, command.place, command.shards_uri, show)
+        ledger = run_sweep(request, command.place, command.shards_uri, line.show)
     return result_of(ledger, question)
 
 

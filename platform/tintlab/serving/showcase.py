@@ -11,6 +11,7 @@ from PIL import Image
 from tintlab.config import Workspace
 from tintlab.console import Result
 from tintlab.data.shards import open_shards
+from tintlab.evaluation.metrics import colorfulness
 from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.artifact import load_model
 from tintlab.serving.colorize import colorize_files
@@ -38,16 +39,18 @@ class Showcase:
 def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> Showcase:
     """Colour some photos of the test split with a model, through files as a user would.
 
-    Photos are spread evenly over the split, which is ordered by hash and so by nothing visible.
+    They are spread evenly over the more colourful half of the split: what the truth decides, not
+    the model.
     """
     shards = open_shards(shards_uri)
     folder = Path(workspace.reports) / "showcase"
     shown = Showcase(folder / "grey", folder / "colored", folder / "before_after.png")
-    count = shards.count("test")
-    chosen = np.linspace(0, count - 1, min(photos, count)).round().astype(int)
+    split = [shards.photo("test", index) for index in range(shards.count("test"))]
+    split.sort(key=lambda photo: -colorfulness(rgb_from(photo.L, photo.ab)))
+    half = split[: max(photos, len(split) // 2)]
+    chosen = np.linspace(0, len(half) - 1, min(photos, len(half))).round().astype(int)
     truths, greys = [], []
-    for index in chosen.tolist():
-        photo = shards.photo("test", index)
+    for photo in (half[index] for index in chosen.tolist()):
         truths.append(rgb_from(photo.L, photo.ab))
         greys.append(shown.grey / f"{photo.id}.png")
         save_png(greys[-1], grey_from(photo.L))

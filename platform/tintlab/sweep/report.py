@@ -1,6 +1,5 @@
 """What a sweep says: a line while it runs, then the ranked trials and the next commands."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -13,13 +12,13 @@ from tintlab.sweep.space import Question, When
 COLUMNS = ("val/bits_per_dim", "val/psnr_db", "val/ssim", "val/colorfulness_ratio")
 
 
-def live_line(records: list[TrialRecord], num_trials: int, show: Callable[[str], None]) -> None:
-    """Show one line of progress from the ranking."""
+def live_line(records: list[TrialRecord], num_trials: int) -> str:
+    """One line of progress from the ranking."""
     counts = {state: sum(r.state == state for r in records) for state in ("complete", "stopped")}
     running = " ".join(f"#{r.number}@{r.step}" for r in records if r.state == "running")
     scored = [r for r in records if r.score is not None]
     best = f"best {scored[0].score:.4f} (#{scored[0].number})" if scored else "no score yet"
-    show(
+    return (
         f"{counts['complete']} complete, {counts['stopped']} stopped of {num_trials}; "
         f"{best}; running {running or '-'}"
     )

@@ -19,7 +19,8 @@ from ray.tune.search import Searcher
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
-from tintlab.sweep.ledger import Ledger, TrialRecord
+from tintlab.sweep.ledger import Ledger
+from tintlab.sweep.report import live_line
 from tintlab.sweep.space import Question
 from tintlab.tracking.runs import Status, open_run, set_final_status, sync
 from tintlab.training.loop import Report
@@ -50,11 +51,11 @@ def run_sweep(
     request: SweepRequest,
     workspace: Workspace,
     shards_uri: str,
-    on_change: Callable[[list[TrialRecord]], None] = lambda records: None,
+    show: Callable[[str], None] = lambda line: None,
 ) -> Ledger:
     """Run what is missing of a sweep, or continue it; needs a connected Ray.
 
-    Args: on_change: called with the ranking after every report.
+    Args: show: called with a line of progress after every report.
     Raises: ConfigError: the space cannot run, or the name belongs to another space.
         EnvironmentFault: the cluster cannot hold one trial.
     """
@@ -78,7 +79,7 @@ def run_sweep(
     )
     parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
-    search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, on_change)
+    search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, show)
     if search.remaining:
         _tune(search, request)
     sync(workspace)  # what processes of stopped trials may have left unsent
@@ -103,11 +104,11 @@ class LedgerSearch(Searcher):
         workspace: Workspace,
         shards_uri: str,
         parent: str,
-        on_change: Callable[[list[TrialRecord]], None],
+        show: Callable[[str], None],
     ) -> None:
         space = request.question.space
         super().__init__(metric=space.metric, mode=space.mode)
-        self._ledger, self._request, self._on_change = ledger, request, on_change
+        self._ledger, self._request, self._show = ledger, request, show
         self._payload = {"workspace": workspace.root, "shards": shards_uri, "parent": parent}
         self._interrupted = ledger.unfinished()
         self._missing = request.num_trials - len(ledger.records())
@@ -138,7 +139,10 @@ class LedgerSearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record a report."""
         self._record(trial_id, result)
-        self._on_change(self._ledger.ranked())
+        self._say()
+
+    def _say(self) -> None:
+        self._show(live_line(self._ledger.ranked(), self._request.num_trials))
 
     def _record(self, trial_id: str, result: dict[str, Any]) -> None:
         if self.metric in result:
@@ -161,7 +165,7 @@ class LedgerSearch(Searcher):
             self._ledger.finish(number, "stopped")
         else:
             self._ledger.finish(number, "complete")
-        self._on_change(self._ledger.ranked())
+        self._say()
 
     def _values(self, number: int) -> dict[str, Any]:
         return next(r.values for r in self._ledger.records() if r.number == number)
@@ -181,8 +185,8 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even at 0
     training = request.base.training
     gpus = training.gpus_per_worker
-    resources = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": 1.0}
     have = ray.cluster_resources()
+    resources = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": _cpus(request.trials_at_once)}
     for kind, each in resources.items():
         if have.get(kind, 0.0) < each:
             raise EnvironmentFault(
@@ -219,12 +223,17 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
     tuner.fit()
 
 
+def _cpus(trials_at_once: int) -> float:
+    """CPUs of a trial that has no GPU: the cluster's shared out, and no more than a node has."""
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return float(max(1, min(max(nodes), sum(nodes) // trials_at_once)))
+
+
 def trial(payload: dict[str, Any]) -> None:
     """One trial, in a Tune trial's process."""
     import torch
 
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
+    torch.set_num_threads(int(tune.get_context().get_trial_resources().required_resources["CPU"]))
     number = payload["number"]
 
     def on_report(report: Report, run_id: str) -> None:

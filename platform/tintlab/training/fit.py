@@ -103,7 +103,7 @@ def line_of(progress: Progress) -> str:
 
 def train_worker(payload: dict[str, Any]) -> Outcome:
     """What each Ray Train worker runs."""
-    import ray.train
+    import ray.train.torch
     import torch
 
     context = ray.train.get_context()
@@ -111,6 +111,10 @@ def train_worker(payload: dict[str, Any]) -> Outcome:
     # Share the cores between the workers of this machine; more threads than cores only wait.
     local_workers = max(1, context.get_local_world_size())
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_workers))
+
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the loop trains on the current device
 
     def on_report(report: Report, run_id: str) -> None:
         ray.train.report({**report.metrics, "step": report.step, "run_id": run_id})

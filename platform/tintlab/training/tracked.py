@@ -6,11 +6,9 @@ runs the loop, sends what the loop reports to the run, and leaves a finished mod
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import distributed
@@ -18,6 +16,7 @@ from torch import distributed
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, TintlabError
+from tintlab.evaluation.picture import write_whole
 from tintlab.evaluation.validate import validate
 from tintlab.model.artifact import save_model
 from tintlab.tracking.runs import Run, open_run
@@ -26,6 +25,9 @@ from tintlab.training.loop import Progress, Report, train
 
 METRIC_EVERY_STEPS = 10
 """Training metrics are logged every so many steps: a smooth curve without a row per step."""
+
+OUTCOME = "outcome.json"
+"""Written when everything else is: a training that has it is not run again."""
 
 FLUSH_TIMEOUT_S = 60.0
 """How long the end of a training waits for the tracking server; the spool keeps the rest."""
@@ -84,6 +86,8 @@ def train_tracked(
     shards = open_shards(shards_uri)
     folder = run_folder(workspace, request.identity)
     check_same_experiment(folder, config, shards)
+    if (folder / OUTCOME).exists():
+        return Outcome(**json.loads((folder / OUTCOME).read_text()))
     run = _open(config, workspace, shards, request) if rank == 0 else None
     run_id = run.run_id if run else ""
     metrics: dict[str, float] = {}
@@ -115,9 +119,9 @@ def train_tracked(
             resume=Checkpoints(folder).newest(),
             progress=progressed if rank == 0 else None,
         )
-        model = folder / "model"
+        outcome = Outcome(run_id, str(folder / "model"), metrics, config.training.steps)
         if run:
-            _finish(run, folder, model, config, shards, metrics)
+            _finish(run, folder, outcome, config, shards)
     except (SystemExit, KeyboardInterrupt):  # stopped early by the scheduler, or by the user
         if run:
             run.close("KILLED", timeout_s=FLUSH_TIMEOUT_S)
@@ -127,7 +131,7 @@ def train_tracked(
             run.set_tags({"tintlab.error": f"{type(error).__name__}: {error}"[:500]})
             run.close("FAILED", timeout_s=FLUSH_TIMEOUT_S)
         raise
-    return Outcome(run_id, str(model), metrics, config.training.steps)
+    return outcome
 
 
 def check_same_experiment(folder: Path, config: ExperimentConfig, shards: Shards) -> None:
@@ -138,13 +142,8 @@ def check_same_experiment(folder: Path, config: ExperimentConfig, shards: Shards
     now = {**config.flat(), "data set": shards.manifest.fingerprint}
     record = folder / "experiment.json"
     if not record.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Every rank may come here at once: each renames a file of its own, all with these bytes.
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".tmp", delete=False) as file:
-            file.write(json.dumps(now, indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, record)
+        # Every rank may come here at once, all with the same bytes; each renames a file of its own.
+        write_whole(record, json.dumps(now, indent=2).encode())
         return
     before = json.loads(record.read_text())
     for key in sorted(now.keys() | before.keys()):
@@ -180,20 +179,15 @@ def group_of(config: ExperimentConfig) -> str:
 
 
 def _finish(
-    run: Run,
-    folder: Path,
-    model: Path,
-    config: ExperimentConfig,
-    shards: Shards,
-    metrics: dict[str, float],
+    run: Run, folder: Path, outcome: Outcome, config: ExperimentConfig, shards: Shards
 ) -> None:
     newest = Checkpoints(folder).newest()
     if newest is None:
         raise TintlabError(f"no readable checkpoint in {folder} at the end of its training")
-    colorizer = Checkpoints.load_ema(newest)
-    if not model.exists():
-        lineage = {"run_id": run.run_id, "data_fingerprint": shards.manifest.fingerprint}
-        save_model(colorizer, config, model, metadata=lineage)
+    model = Path(outcome.model)
+    lineage = {"run_id": run.run_id, "data_fingerprint": shards.manifest.fingerprint}
+    save_model(Checkpoints.load_ema(newest), config, model, metadata=lineage)
     for file in sorted(model.iterdir()):
         run.log_artifact(file, "model")
     run.close("FINISHED", timeout_s=FLUSH_TIMEOUT_S)
+    write_whole(folder / OUTCOME, json.dumps(asdict(outcome), indent=2).encode())
