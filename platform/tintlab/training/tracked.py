@@ -83,8 +83,8 @@ def train_tracked(
     Raises: what the loop raises; the run is then FAILED, or KILLED if it was told to stop.
     """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
-    shards = open_shards(shards_uri)
     folder = run_folder(workspace, request.identity)
+    shards = open_shards(shards_uri, keep_pixels=Path(workspace.pixels))
     check_same_experiment(folder, config, shards)
     if (folder / OUTCOME).exists():
         return Outcome(**json.loads((folder / OUTCOME).read_text()))
