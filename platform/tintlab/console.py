@@ -65,6 +65,9 @@ def _one_line(box: str, prog: str) -> str:
     rows = [row.strip("│╭╮╰╯ \n") for row in box.splitlines()]
     rows = [row for row in rows if row and not row.startswith("─") and "full helptext" not in row]
     text = " ".join(rows)
+    if "Required options" in box:
+        missing = re.search(r"--[\w.-]+", text)
+        return f"{missing[0] if missing else 'an option'} is required; see {prog} --help"
     ours = re.search(r"Value error, (?P<what>.*?) \[type=value_error", text)
     if ours:  # our own validators say what was got and what to do
         return ours["what"]
