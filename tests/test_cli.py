@@ -25,6 +25,9 @@ MISTAKES = [
     (["prepare"], 2, "no photos given"),
     (["prepare", "no/such/folder"], 3, "no/such/folder"),
     (["colorize"], 2, "no photos given"),
+    (["promote"], 2, "--run is required"),
+    (["promote", "--run", "x"], 3, "nothing was trained in"),
+    (["evaluate", "--shards", "nowhere"], 3, "nowhere is not a data set"),
     (["paint"], 2, "no stage 'paint'; there are prepare"),
 ]
 

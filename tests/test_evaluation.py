@@ -305,13 +305,9 @@ def test_an_empty_split_is_a_clear_fault(model, tmp_path, measure):
         measure(*arguments)
 
 
-def test_crops_too_small_for_ssim_are_refused_before_any_work(model, shards, monkeypatch):
-    small = EvaluationConfig(crop_px=8)
-    monkeypatch.setattr(model, "forward", None)
-    with pytest.raises(ConfigError, match=r"crop_px must be at least 11.*got 8"):
-        evaluate(model, experiment(small), shards)
-    with pytest.raises(ConfigError, match=r"crop_px must be at least 11.*got 8"):
-        validate(model, shards, small)
+def test_crops_too_small_for_ssim_are_refused():
+    with pytest.raises(ConfigError, match="crop_px must be greater than or equal to 12, got 8"):
+        ExperimentConfig().replaced({"evaluation.crop_px": 8})
 
 
 # ---- saved

@@ -69,9 +69,14 @@ def parse(
 
 def _one_line(box: str, prog: str) -> str:
     """tyro's framed message as one line."""
-    rows = [row.strip("│╭╮╰╯ \n") for row in box.splitlines()]
-    rows = [row for row in rows if row and not row.startswith("─") and "full helptext" not in row]
+    # Unicode on a terminal, ASCII in a pipe; the framed title and the rules are left out.
+    rows = [row.strip("│╭╮╰╯|+ \n") for row in box.splitlines()]
+    rows = [row for row in rows if row and not re.match(r"─|- |-+$", row)]
+    rows = [row for row in rows if "full helptext" not in row]
     text = " ".join(rows)
+    if "Required options" in box:
+        missing = re.search(r"--[a-z][\w.-]*", text)
+        return f"{missing[0] if missing else 'an option'} is required; see {prog} --help"
     ours = re.search(r"Value error, (?P<what>.*?) \[type=value_error", text)
     if ours:  # our own validators say what was got and what to do
         return ours["what"]

@@ -11,8 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 from skimage.metrics import structural_similarity
 
-from tintlab.errors import ConfigError
-
 PEAK = 255.0
 """Largest value of an 8-bit channel."""
 SSIM_SIGMA_PX = 1.5
@@ -49,11 +47,12 @@ def ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) ->
     Gaussian window of 11 px and sigma 1.5, population covariance, data range 255, mean over the
     pixels whose window lies wholly inside the photo.
 
-    Raises: ConfigError: a side is shorter than the window.
+    Raises: ValueError: a side is shorter than the window.
     Source: Wang et al. 2004, Image quality assessment: from error visibility to structural
     similarity; the settings reproduce their reference code.
     """
-    require_ssim_fits(min(pred.shape[:2]))
+    if min(pred.shape[:2]) < SSIM_WINDOW_PX:
+        raise ValueError(f"SSIM needs sides of at least {SSIM_WINDOW_PX} px, got {pred.shape[:2]}")
     return float(
         structural_similarity(
             pred,
@@ -65,18 +64,6 @@ def ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) ->
             channel_axis=-1,
         )
     )
-
-
-def require_ssim_fits(side_px: int) -> None:
-    """Refuse photos smaller than SSIM's window before any work is spent on them.
-
-    Raises: ConfigError: the side is shorter than the window.
-    """
-    if side_px < SSIM_WINDOW_PX:
-        raise ConfigError(
-            f"evaluation.crop_px must be at least {SSIM_WINDOW_PX} (the window of SSIM), "
-            f"got {side_px}; use {SSIM_WINDOW_PX + 1} or more"
-        )
 
 
 def colorfulness(rgb: UInt8[np.ndarray, "H W 3"]) -> float:

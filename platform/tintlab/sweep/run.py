@@ -6,6 +6,7 @@ that costs about one second per trial, against about 25 for a TorchTrainer insid
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def run_sweep(
     search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, show)
     if search.remaining:
         _tune(search, request)
-    sync(workspace)  # what processes of stopped trials may have left unsent
+    _await_spools(workspace, [record.identity for record in ledger.records()])
     for record in ledger.records():
         if record.run_id and record.state in MLFLOW_STATUS:
             set_final_status(workspace, record.run_id, MLFLOW_STATUS[record.state])
@@ -92,6 +93,16 @@ def run_sweep(
         parent.set_tags({"best_run_id": best.run_id or "", "best_trial": str(best.number)})
     parent.close("FINISHED")
     return ledger
+
+
+def _await_spools(workspace: Workspace, identities: list[str]) -> None:
+    """Send what the processes of stopped trials left unsent, once they are gone.
+
+    Tune does not wait for the process of the last trial it stops, which may still be sending.
+    """
+    deadline_s = time.monotonic() + STOP_GRACE_S
+    while sync(workspace, identities).still_open and time.monotonic() < deadline_s:
+        time.sleep(0.2)
 
 
 class LedgerSearch(Searcher):
@@ -182,6 +193,7 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
     # Ray's own snapshots are never read back; every five minutes is rarely enough not to matter.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "300")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, 130
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even at 0
     training = request.base.training
     gpus = training.gpus_per_worker

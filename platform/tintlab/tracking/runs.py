@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -264,14 +264,18 @@ class Synced:
     """Runs left alone because a living process has them open."""
 
 
-def sync(workspace: Workspace) -> Synced:
+def sync(workspace: Workspace, identities: Collection[str] | None = None) -> Synced:
     """Send what processes that died left in the spool; a run none of them closed becomes FAILED.
 
+    Args: identities: look at these runs only.
     Raises: EnvironmentFault: the store does not answer; what was sent until then stays sent.
     """
     runs = records = still_open = 0
     root = spool_root(workspace)
+    wanted = None if identities is None else {run_folder(workspace, i) for i in identities}
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        if wanted is not None and folder not in wanted:
+            continue
         with locked(run_lock(folder)):
             total = len(list(folder.glob("*.jsonl")))
             segments = Segment.left_behind(folder)

@@ -115,8 +115,15 @@ def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     """A client whose errors become ours.
 
     Args: unknown: the message when what is asked for does not exist.
-    Raises: ConfigError: it does not exist. EnvironmentFault: the store does not answer.
+    Raises: ConfigError: it does not exist. EnvironmentFault: the store does not answer, or nothing
+        was ever tracked in this workspace; asking does not create a database.
     """
+    file = workspace.tracking_uri.removeprefix("sqlite:///")
+    if file != workspace.tracking_uri and not Path(file).exists():
+        raise EnvironmentFault(
+            f"nothing was trained in {workspace.root} yet: no {Path(file).name}; run tintlab sweep "
+            "or tintlab train first, or give --workspace"
+        )
     try:
         ensure_store(workspace)
         yield connect(workspace)
