@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,15 @@ def shards_in(out: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def wait_for_work(process: subprocess.Popen[str], out: Path) -> None:
-    """Return when Ray is up and the process has the folder for itself, or when it has ended."""
-    while process.poll() is None:
-        with suppress(FileNotFoundError):
-            if (out / ".lock").read_text() == str(process.pid):
-                return
-        time.sleep(0.05)
+def parts_in(out: Path) -> set[str]:
+    """Shards that are being written, or were when their writer was killed."""
+    return {path.name for path in out.glob(".shard-*")}
+
+
+def wait_for_writing(process: subprocess.Popen[str], out: Path, parts: set[str]) -> None:
+    """Return when a shard is being written that was not before, or when the process has ended."""
+    while process.poll() is None and not parts_in(out) - parts:
+        time.sleep(0.01)
 
 
 @pytest.mark.timeout(1500)
@@ -77,6 +78,8 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path) -> None:
     began_s = time.monotonic()
     expected = finished(start(photos, tmp_path / "whole"))
     whole_s = time.monotonic() - began_s
+    written_ns = [written for _, written in shards_in(tmp_path / "whole").values()]
+    writing_s = (max(written_ns) - min(written_ns)) / 1e9
     content = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("[sqm]*")}
     assert (expected["stored"], expected["decoded"]) == (PHOTOS, PHOTOS + 1)
 
@@ -86,14 +89,14 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path) -> None:
     while True:
         out = tmp_path / f"killed{generation}"
         process = start(photos, out)
-        before, parts_before = shards_in(out), set(out.glob(".shard-*"))
+        before, parts = shards_in(out), parts_in(out)
         if kills < KILLS:
-            # A quarter at any time from the start of the process; the others while it works.
+            # A quarter at any time from the start of the process; the others while it writes.
             if draw.random() < 0.25:
                 delay_s = draw.uniform(0.0, whole_s)
             else:
-                wait_for_work(process, out)
-                delay_s = draw.uniform(0.0, expected["seconds"])
+                wait_for_writing(process, out, parts)
+                delay_s = draw.uniform(0.0, writing_s)
             try:
                 process.wait(delay_s)
             except subprocess.TimeoutExpired:
@@ -102,8 +105,7 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path) -> None:
                 kills += 1
                 after = shards_in(out)
                 assert before.items() <= after.items()  # nothing finished is made again
-                parts = set(out.glob(".shard-*")) - parts_before
-                while_writing += len(after) > len(before) or bool(parts)
+                while_writing += len(after) > len(before) or bool(parts_in(out) - parts)
                 assert not (out / "manifest.json").exists() or verify(str(out)) == []
                 continue
         report = finished(process)
