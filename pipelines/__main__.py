@@ -17,6 +17,7 @@ STAGES = {
     "evaluate": "a model + the test split -> metrics, per photo and summarised",
     "promote": "a run's model -> the registry's @champion, if it is better",
     "colorize": "grey photos -> coloured photos, with a model of the registry",
+    "track": "send what dead processes measured to the tracking store (track sync)",
     "doctor": "what this machine has: versions, devices, paths",
     "demo": "all of it on the packaged photographs, in a few minutes",
 }

@@ -424,3 +424,24 @@ def test_a_workspace_elsewhere_is_spooled_here_and_needs_a_server(
     assert spool_root(remote).is_absolute()
     with pytest.raises(EnvironmentFault, match="set MLFLOW_TRACKING_URI to a tracking server"):
         connect(remote)
+
+
+def test_the_track_command_sends_what_a_dead_process_left(workspace, capsys):
+    from pipelines.__main__ import main
+
+    code = (
+        "import os, sys; from tintlab.config import Workspace\n"
+        "from tintlab.tracking.runs import open_run\n"
+        "run = open_run(Workspace(root=sys.argv[1]), 'e', 'n', 'dead/1')\n"
+        "assert run.flush(60)\n"
+        "run.log_metrics({'val/x': 1.5}, 7)\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, workspace.root], check=False, timeout=120)
+    where = ["--workspace", workspace.root]
+    assert main(["track", "sync", "--dry-run", *where]) == 0
+    assert "1 runs have something unsent" in capsys.readouterr().out
+    assert main(["track", "sync", *where]) == 0
+    assert "of 1 runs sent" in capsys.readouterr().out
+    assert main(["track", "sync", "--dry-run", *where]) == 0
+    assert "0 runs have" in capsys.readouterr().out

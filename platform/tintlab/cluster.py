@@ -83,8 +83,8 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
         if len(nodes) > 1 and workspace.is_local and not os.environ.get("TINTLAB_SHARED_WORKSPACE"):
             raise ConfigError(
                 f"the cluster has {len(nodes)} nodes but the workspace {workspace.root} is a local "
-                "folder; give a URI that all of them see, such as --workspace s3://bucket/tintlab, "
-                "or set TINTLAB_SHARED_WORKSPACE=1 if the folder is a shared file system"
+                "folder; mount one file system on all of them, give a --workspace on it, and set "
+                "TINTLAB_SHARED_WORKSPACE=1 to say that it is shared"
             )
         yield
     finally:

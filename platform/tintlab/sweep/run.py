@@ -81,8 +81,12 @@ def run_sweep(
     parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
     search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, show)
-    if search.remaining:
-        _tune(search, request)
+    try:
+        if search.remaining:
+            _tune(search, request)
+    except BaseException:  # the same command goes on with the same parent run
+        parent.close("KILLED")
+        raise
     _await_spools(workspace, [record.identity for record in ledger.records()])
     for record in ledger.records():
         if record.run_id and record.state in MLFLOW_STATUS:
@@ -207,13 +211,14 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
             )
     space = request.question.space
     scheduler = FIFOScheduler()
-    if space.early_stopping:
+    if space.early_stopping and training.eval_every_steps < training.steps:
+        # No rung at the last step: a trial that got there is complete, with a model.
         scheduler = AsyncHyperBandScheduler(
             time_attr="step",
             metric=space.metric,
             mode=space.mode,
-            max_t=training.steps,
-            grace_period=min(training.eval_every_steps, training.steps),
+            max_t=training.steps - 1,
+            grace_period=training.eval_every_steps,
             reduction_factor=ASHA_REDUCTION,
             stop_last_trials=False,
         )

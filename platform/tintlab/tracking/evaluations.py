@@ -65,7 +65,11 @@ def evaluate_model(
 
 
 def flat_metrics(summary: dict[str, Any], split: str) -> dict[str, float]:
-    """The summary's figures under the names they have in a run, `{"test/psnr_db": ...}`."""
+    """The summary's figures under the names they have in a run, `{"test/psnr_db": ...}`.
+
+    Those of another split than test are `evaluated_val/...`: `val/...` are the training's curves.
+    """
+    split = split if split == "test" else f"evaluated_{split}"
     ladder = {f"{split}/{rung}_bits_per_dim": v for rung, v in summary["bits_per_dim"].items()}
     ladder[f"{split}/bits_per_dim"] = ladder.pop(f"{split}/autoregressive_bits_per_dim")
     figures = ladder | {f"{split}/{name}": summary[name] for name in _FIGURES}

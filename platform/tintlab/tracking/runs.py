@@ -252,6 +252,17 @@ class Run:
             remove_if_delivered(self._folder)
 
 
+def unsent(workspace: Workspace) -> int:
+    """How many runs have records in the spool that the store has not got."""
+    waiting = set()
+    for path in spool_root(workspace).glob("*/*.jsonl"):
+        acknowledged = path.with_suffix(".ack")
+        sent = int(acknowledged.read_text()) if acknowledged.exists() else 0
+        if path.stat().st_size > sent:
+            waiting.add(path.parent)
+    return len(waiting)
+
+
 @dataclass(frozen=True)
 class Synced:
     """What `sync` did."""
@@ -300,7 +311,8 @@ def set_final_status(workspace: Workspace, run_id: str, status: Status) -> None:
     Raises: ConfigError: no such run. EnvironmentFault: the store does not answer.
     """
     with asking(workspace, unknown=f"no run {run_id} in {workspace.tracking_uri}") as client:
-        client.set_terminated(run_id, status)
+        if client.get_run(run_id).info.status != status:  # its own end time is the better one
+            client.set_terminated(run_id, status)
 
 
 def _send_all(workspace: Workspace, folder: Path, segments: list[Segment]) -> tuple[int, str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
+from tintlab.tracking.reading import run_of
+from tintlab.tracking.runs import set_final_status
 from tintlab.training.loop import Progress, Report
 from tintlab.training.tracked import Outcome, RunRequest, train_tracked
 
@@ -82,6 +84,11 @@ def fit(
     watcher.start()
     try:
         result = trainer.fit()
+    except SystemExit:  # Ray's answer to Ctrl-C, after the workers have ended
+        run_id = run_of(workspace, request.experiment, request.identity)
+        if run_id:
+            set_final_status(workspace, run_id, "KILLED")
+        raise KeyboardInterrupt from None
     except TrainingFailedError as error:
         raise _cause(error) from error
     finally:

@@ -27,6 +27,9 @@ from tintlab.training.perceptual import require_trunk
 METRIC_EVERY_STEPS = 10
 """Training metrics are logged every so many steps: a smooth curve without a row per step."""
 
+PANEL_ZOOM = 2
+"""Each pixel of the panel becomes a square of so many: crops of 64 px are small on a screen."""
+
 OUTCOME = "outcome.json"
 """Written when everything else is: a training that has it is not run again."""
 
@@ -107,7 +110,8 @@ def train_tracked(
             logged = {k: v for k, v in report.metrics.items() if k not in ("train/loss", "lr")}
             run.log_metrics(logged, report.step)
             if report.panel is not None:
-                run.log_image("val/panel", report.step, report.panel)
+                enlarged = report.panel.repeat(PANEL_ZOOM, axis=0).repeat(PANEL_ZOOM, axis=1)
+                run.log_image("val/panel", report.step, enlarged)
         if on_report:
             on_report(report, run_id)
 
