@@ -12,6 +12,7 @@ from tintlab.errors import ConfigError
 
 STAGES = {
     "prepare": "photos -> Lab shards",
+    "shards": "look into Lab shards (show), or check every byte of them (verify)",
     "train": "Lab shards -> one tracked run with checkpoints and a model",
     "sweep": "a question (search space) -> ranked trials",
     "evaluate": "a model + the test split -> metrics, per photo and summarised",
@@ -31,12 +32,12 @@ Experiments with autoregressive image colorizers, distributed by Ray.
 
 tintlab STAGE --help lists the options of a stage. All take --workspace, --json.
 Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict,
-6 gate refused, 7 integrity, 8 budget reached, 130 interrupted."""
+6 gate refused, 7 integrity, 8 budget reached, 130 and 143 stopped by a signal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; returns its exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    given = [*(sys.argv[1:] if argv is None else argv)]
     if not given or given[0] in ("-h", "--help"):
         print(HELP)
         return 0 if given else 2
@@ -53,8 +54,7 @@ def _stage(name: str, argv: list[str]) -> Result:
     module = importlib.import_module(f"pipelines.{name}")
     default = module.defaults(argv) if hasattr(module, "defaults") else None
     command = parse(module.Command, argv, f"tintlab {name}", default)
-    result: Result = module.main(command)
-    return result
+    return module.main(command)
 
 
 if __name__ == "__main__":

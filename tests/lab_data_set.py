@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tintlab.data import manifest
-from tintlab.data.manifest import Manifest, QuarantineSummary, ShardEntry
+from tintlab.data.manifest import Manifest, Parameters, QuarantineSummary, ShardEntry
 from tintlab.data.rows import Row, make_row
 from tintlab.data.shard_writer import ShardWriter
 from tintlab.data.split import RULE
@@ -38,8 +38,11 @@ def row_of(rgb: np.ndarray, split: str | None = None) -> Row:
     return replace(row, split=split) if split else row
 
 
-def write_data_set(uri: str, shards: Iterable[Iterable[Row]]) -> Manifest:
+def write_data_set(
+    uri: str, shards: Iterable[Iterable[Row]], near_grey_chroma: float = 0.0
+) -> Manifest:
     """A data set with these shards."""
+    parameters: Parameters = {"near_grey_chroma": near_grey_chroma}
     fs, root = resolve(uri)
     entries, parts = [], []
     for number, rows in enumerate(shards):
@@ -57,7 +60,7 @@ def write_data_set(uri: str, shards: Iterable[Iterable[Row]]) -> Manifest:
         smallest.update(part.smallest)  # good enough: the tests make equal shards
     result = Manifest(
         generation=1,
-        parameters={},
+        parameters=parameters,
         split_rule=RULE,
         shards=entries,
         counts={
@@ -66,7 +69,7 @@ def write_data_set(uri: str, shards: Iterable[Iterable[Row]]) -> Manifest:
         smallest=smallest,
         ab=parts[0].ab,
         quarantine=QuarantineSummary(table=None, reasons={}),
-        fingerprint=manifest.fingerprint({}, entries),
+        fingerprint=manifest.fingerprint(parameters, entries),
     )
     result.write(fs, root)
     return result

@@ -1,19 +1,34 @@
 """Batches: every photo once, in an order and with crops that depend on the seed and place alone."""
 
+import gc
+import pickle
+import threading
+import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from lab_data_set import noise, row_of, write_data_set
 
-from tintlab.data.augment import centre_crop, random_crop, random_flip
-from tintlab.data.batches import WINDOW_GROUPS, Batch, epoch_order, eval_batches, train_batches
-from tintlab.data.shards import Photo, Shards, open_shards
-from tintlab.errors import ConfigError
+from tintlab.config import DataConfig
+from tintlab.data.batches import (
+    AHEAD,
+    WINDOW_GROUPS,
+    Batch,
+    epoch_order,
+    eval_batches,
+    in_order,
+    train_batches,
+)
+from tintlab.data.shards import Shards, open_shards
+from tintlab.errors import ConfigError, IntegrityError
 
 TRAIN, VAL = 23, 7
+DATA = DataConfig(crop_px=16)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +59,7 @@ def test_an_epoch_is_a_permutation_over_all_ranks(
     epochs = 3
     each = -(-epochs * TRAIN // (world_size * batch_size))
     ranks = [
-        taken(train_batches(shards, 16, True, batch_size, 5, rank, world_size), each)
+        taken(train_batches(shards, DATA, batch_size, 5, rank, world_size), each)
         for rank in range(world_size)
     ]
     stream = [name for at in range(each) for rank in ranks for name in rank[at].ids]
@@ -56,8 +71,8 @@ def test_an_epoch_is_a_permutation_over_all_ranks(
 
 
 def test_two_ranks_see_what_one_rank_sees_with_twice_the_batch(shards: Shards) -> None:
-    one = taken(train_batches(shards, 16, True, 6, 7), 12)
-    two = [taken(train_batches(shards, 16, True, 3, 7, rank, 2), 12) for rank in (0, 1)]
+    one = taken(train_batches(shards, DATA, 6, 7), 12)
+    two = [taken(train_batches(shards, DATA, 3, 7, rank, 2), 12) for rank in (0, 1)]
     for whole, first, second in zip(one, *two, strict=True):
         assert same(
             whole,
@@ -71,13 +86,13 @@ def test_two_ranks_see_what_one_rank_sees_with_twice_the_batch(shards: Shards) -
 
 @pytest.mark.parametrize("start", [1, 5, 17])
 def test_going_on_equals_never_having_stopped(shards: Shards, start: int) -> None:
-    whole = taken(train_batches(shards, 16, True, 4, 3), start + 4)
-    resumed = taken(train_batches(shards, 16, True, 4, 3, start=start), 4)
+    whole = taken(train_batches(shards, DATA, 4, 3), start + 4)
+    resumed = taken(train_batches(shards, DATA, 4, 3, start=start), 4)
     assert all(same(one, other) for one, other in zip(whole[start:], resumed, strict=True))
 
 
 def test_another_seed_gives_other_orders_and_crops(shards: Shards) -> None:
-    (one,), (other,) = (taken(train_batches(shards, 16, True, TRAIN, seed), 1) for seed in (1, 2))
+    (one,), (other,) = (taken(train_batches(shards, DATA, TRAIN, seed), 1) for seed in (1, 2))
     assert one.ids != other.ids
     by_id = dict(zip(other.ids, other.L, strict=True))
     moved = [not torch.equal(L, by_id[name]) for name, L in zip(one.ids, one.L, strict=True)]
@@ -86,7 +101,7 @@ def test_another_seed_gives_other_orders_and_crops(shards: Shards) -> None:
 
 def test_crops_are_pixels_of_their_photo(shards: Shards) -> None:
     for flip in (False, True):
-        (batch,) = taken(train_batches(shards, 16, flip, TRAIN, 1), 1)
+        (batch,) = taken(train_batches(shards, DataConfig(crop_px=16, flip=flip), TRAIN, 1), 1)
         assert batch.L.shape == (TRAIN, 1, 16, 16)
         assert batch.ab.shape == (TRAIN, 2, 16, 16)
         flipped = 0
@@ -136,18 +151,18 @@ def test_evaluation_crops_the_centre_and_an_empty_split_is_empty(shards: Shards)
 def test_a_crop_that_does_not_fit_is_refused_before_the_first_batch(shards: Shards) -> None:
     message = r"crop_px=64 is larger than photo \w{16} of split train, which is 30x24; .* is 24"
     with pytest.raises(ConfigError, match=message):
-        train_batches(shards, 64, True, 4, 0)
+        train_batches(shards, DataConfig(), 4, 0)
     with pytest.raises(ConfigError, match=r"crop_px=25 is larger than photo .* of split val"):
         eval_batches(shards, "val", 25, 4)
     with pytest.raises(ConfigError, match=r"rank must be in 0\.\.1 for 2 ranks, got 2"):
-        train_batches(shards, 16, True, 4, 0, rank=2, world_size=2)
+        train_batches(shards, DATA, 4, 0, rank=2, world_size=2)
 
 
 def test_training_on_nothing_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     uri = str(tmp_path_factory.mktemp("only_val"))
     write_data_set(uri, [[row_of(noise(20, 20, 0), "val")]])
     with pytest.raises(ConfigError, match=r"the train split of .* is empty; prepare more photos"):
-        train_batches(open_shards(uri), 16, True, 4, 0)
+        train_batches(open_shards(uri), DATA, 4, 0)
 
 
 def test_an_order_is_a_permutation_whose_windows_fit_the_cache() -> None:
@@ -163,14 +178,97 @@ def test_an_order_is_a_permutation_whose_windows_fit_the_cache() -> None:
     np.testing.assert_array_equal(order, epoch_order(starts, count, seed=1, epoch=2))
 
 
-def test_augmentation_is_a_pure_function_of_photo_and_generator() -> None:
-    generator = np.random.default_rng(0)
-    L = generator.random((20, 30), np.float32)
-    photo = Photo("p", L, np.stack([L, L]))
-    for change in (lambda p, g: random_crop(p, 8, g), random_flip):
-        one, two = (change(photo, np.random.default_rng(4)) for _ in range(2))
-        np.testing.assert_array_equal(one.L, two.L)
-        np.testing.assert_array_equal(one.ab[0], one.L)
-    tops = {random_crop(photo, 19, np.random.default_rng(seed)).L[0, 0] for seed in range(200)}
-    assert len(tops) == 2 * 12  # every position occurs
-    np.testing.assert_array_equal(centre_crop(photo, 10).L, L[5:15, 10:20])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("start", [0, 6])
+def test_threads_change_nothing_but_speed(shards: Shards, threads: int, start: int) -> None:
+    everything = {
+        "rotate_degrees": 10,
+        "hue_degrees": 20,
+        "chroma_scale": 1.5,
+        "lightness_gamma": 1.2,
+    }
+    alone = DataConfig(crop_px=16, loader_threads=0, **everything)
+    ahead = DataConfig(crop_px=16, loader_threads=threads, **everything)
+    expected = taken(train_batches(shards, alone, 4, 3), 30)[start:]
+    found = taken(train_batches(shards, ahead, 4, 3, start=start), 30 - start)
+    assert all(same(one, other) for one, other in zip(expected, found, strict=True))
+    assert all(batch.L.isfinite().all() for batch in found)
+
+
+def test_batches_are_made_ahead_and_no_thread_outlives_its_iterator() -> None:
+    made = []
+    batches = in_order(made.append, start=5, threads=2)
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(made) < 2 * AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(made) == list(range(5, 5 + 2 * AHEAD))
+    assert threads_at_work()
+    batches.close()
+    assert not threads_at_work()
+    collected = in_order(made.append, start=0, threads=1)
+    next(collected)
+    del collected
+    gc.collect()
+    assert not threads_at_work()
+
+
+def threads_at_work() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_what_goes_wrong_in_a_thread_is_raised_where_its_batch_would_be(threads: int) -> None:
+    def make(number: int) -> int:
+        if number == 3:
+            raise IntegrityError("shard 3 is gone")
+        return number
+
+    batches = in_order(make, start=0, threads=threads)
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(IntegrityError, match="shard 3 is gone"):
+        next(batches)
+    assert not threads_at_work()
+
+
+def test_near_grey_photos_are_trained_on_only_if_asked_for(tmp_path: Path) -> None:
+    colourful = [row_of(noise(20, 24, seed), "train") for seed in range(9)]
+    grey = [
+        row_of(np.repeat(noise(20, 24, seed)[..., :1], 3, axis=2), split)
+        for seed, split in ((20, "train"), (21, "train"), (22, "val"))
+    ]
+    rows = [*colourful[:4], grey[0], *colourful[4:], *grey[1:]]
+    write_data_set(str(tmp_path), [rows[:5], rows[5:]], near_grey_chroma=2.3)
+    shards = open_shards(str(tmp_path))
+    for keep in (False, True):
+        data = DataConfig(crop_px=16, exclude_near_grey=not keep)
+        expected = sorted(row.id for row in (*colourful, *(grey[:2] if keep else [])))
+        for world_size in (1, 2, 3, 8):
+            each = -(-len(expected) // world_size)
+            ranks = [
+                taken(train_batches(shards, data, 1, 0, rank, world_size), each)
+                for rank in range(world_size)
+            ]
+            stream = [name for at in range(each) for rank in ranks for name in rank[at].ids]
+            assert sorted(stream[: len(expected)]) == expected
+    assert [name for batch in eval_batches(shards, "val", 16, 2) for name in batch.ids] == [
+        grey[2].id
+    ]
+    write_data_set(str(tmp_path / "grey"), [grey], near_grey_chroma=2.3)
+    with pytest.raises(ConfigError, match=r"all 2 train photos of .* are near-grey"):
+        train_batches(open_shards(str(tmp_path / "grey")), DATA, 1, 0)
+
+
+def test_batches_come_from_remote_storage(shards: Shards) -> None:
+    local = shards.uri
+    remote = f"memory://batches{local}"
+    fsspec.filesystem("memory").put(f"{local}/", f"/batches{local}/", recursive=True)
+    expected = taken(train_batches(shards, DATA, 4, 1), 8)
+    found = taken(train_batches(open_shards(remote), DATA, 4, 1), 8)
+    assert all(same(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_a_pickled_data_set_gives_the_same_batches(shards: Shards) -> None:
+    expected = taken(train_batches(shards, DATA, 4, 1), 4)
+    found = taken(train_batches(pickle.loads(pickle.dumps(shards)), DATA, 4, 1), 4)
+    assert all(same(one, other) for one, other in zip(expected, found, strict=True))

@@ -12,12 +12,11 @@ from skimage.color import lab2rgb, rgb2lab
 from tintlab.color.lab import (
     BLOCK_PX,
     ENCODED_KNEE,
-    lab_to_rgb_tensor,
     lab_to_srgb,
     out_of_gamut,
-    rgb_to_lab_tensor,
     srgb_to_lab,
 )
+from tintlab.color.lab_tensor import lab_to_rgb_tensor, rgb_to_lab_tensor
 
 LEVELS = np.arange(256, dtype=np.uint8)
 # CIE 15: f changes from a line to a cube root at 6/29, which is L = 8 for a grey.

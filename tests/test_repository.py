@@ -1,5 +1,6 @@
 """The house itself: names that must not exist, directions, packaging, the cluster file."""
 
+import os
 import platform
 import re
 import subprocess
@@ -66,14 +67,20 @@ def test_the_wheel_gives_the_command(tmp_path: Path) -> None:
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
     # Its dependencies are this environment's; the project itself must come from the wheel.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     say_where = "import tintlab, pipelines; print(tintlab.__file__, pipelines.__file__)"
     where = subprocess.run(
-        [home / "bin" / "python", "-c", say_where], cwd=tmp_path, capture_output=True, text=True
+        [home / "bin" / "python", "-c", say_where],
+        cwd=tmp_path,
+        env=bare,
+        capture_output=True,
+        text=True,
     )
     assert all(path.startswith(str(site)) for path in where.stdout.split()), where
     done = subprocess.run(
         [home / "bin" / "tintlab", "sweep", "lr_cycles", "--dry-run"],
         cwd=tmp_path,
+        env=bare,
         capture_output=True,
         text=True,
     )

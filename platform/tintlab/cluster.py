@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if target:
             # On a cluster, workers do not inherit this process's environment.
@@ -72,12 +74,18 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        if callable(on_sigterm):
+            on_sigterm(signal.SIGTERM, None)
+        raise
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"the Ray cluster at {target}" if target else "a local Ray"
         raise EnvironmentFault(
             f"cannot reach {where}: {reason}; check RAY_ADDRESS or run tintlab doctor"
         ) from None
+    if callable(on_sigterm):  # ours ends with exit code 143, Ray's own with 1
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if len(nodes) > 1 and workspace.is_local and not os.environ.get("TINTLAB_SHARED_WORKSPACE"):

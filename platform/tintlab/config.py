@@ -21,12 +21,28 @@ class Settings(BaseModel):
 
 
 class DataConfig(Settings):
-    """Which pixels a training step sees."""
+    """Which pixels a training step sees. What changes colours does so in Lab."""
 
     crop_px: int = Field(64, ge=8, le=4096)
     """Side of the square random crop, in pixels; a multiple of model.chroma_stride."""
     flip: bool = True
     """Mirror half of the crops left to right."""
+    rotate_degrees: float = Field(0.0, ge=0.0, le=45.0)
+    """Turn each crop by an angle drawn evenly from -this to this; 0 is off. What comes into view
+    is the photo around the crop, reflected at the photo's border."""
+    hue_degrees: float = Field(0.0, ge=0.0, le=180.0)
+    """Turn the colours of each crop in the ab plane by an angle from -this to this; 0 is off."""
+    chroma_scale: float = Field(1.0, ge=1.0, le=4.0)
+    """Multiply the chroma of each crop by a factor between 1 / this and this, drawn evenly on a
+    logarithmic scale; 1 is off."""
+    lightness_gamma: float = Field(1.0, ge=1.0, le=4.0)
+    """Raise L / 100 of each crop to a power between 1 / this and this, drawn evenly on a
+    logarithmic scale; 1 is off."""
+    exclude_near_grey: bool = True
+    """Leave near-grey photos out of training; what counts as one was decided at preparation."""
+    loader_threads: int = Field(1, ge=0, le=64)
+    """Threads that make batches ahead of training, on each worker; 0 makes them when they are
+    asked for. Changes speed only."""
 
 
 class BinsConfig(Settings):
@@ -311,6 +327,11 @@ class Workspace(Settings):
     def shards(self) -> str:
         """Lab shards with their manifest."""
         return f"{self.root}/shards"
+
+    @property
+    def pixels(self) -> str:
+        """Decompressed pixels of shards, kept between epochs; may be deleted at any time."""
+        return f"{self.root}/pixels"
 
     @property
     def checkpoints(self) -> str:

@@ -3,19 +3,26 @@
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import StringIO
+from types import FrameType
 from typing import Any, TypeVar
 
 from tintlab.errors import ConfigError, TintlabError
 
 Arguments = TypeVar("Arguments")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: libraries that let Ctrl-C through let this through, too."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,12 @@ def _one_line(box: str, prog: str) -> str:
 def run(command: Callable[[], Result], as_json: bool) -> int:
     """Run a command to its exit code; nothing escapes it as a traceback unless TINTLAB_DEBUG=1."""
     try:
-        result = command()
+        with _terminable():
+            result = command()
     except TintlabError as error:
         return _failed(str(error), error.exit_code, type(error).__name__, as_json)
+    except Terminated:
+        return _failed("terminated; the same command goes on", 143, "Terminated", as_json)
     except KeyboardInterrupt:
         return _failed("interrupted; the same command goes on", 130, "Interrupted", as_json)
     except Exception as error:  # the outermost frame: whatever is left becomes one line
@@ -118,6 +128,23 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
         return _failed(message, 1, type(error).__name__, as_json)
     print(json.dumps(result.data) if as_json else result.text, flush=True)
     return result.exit_code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what must be cleared up is cleared up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _failed(message: str, code: int, kind: str, as_json: bool) -> int:

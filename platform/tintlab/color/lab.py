@@ -1,20 +1,18 @@
-"""sRGB <-> CIE Lab under D65 for the 2 degree observer, in numpy for data and in torch for losses.
+"""sRGB <-> CIE Lab under D65 for the 2 degree observer, in numpy: what prepares data.
 
     sRGB --decode--> linear RGB --matrix--> XYZ / white --f--> f(X) f(Y) f(Z) --affine--> L, a, b
 
-L is in [0, 100]; every sRGB colour has a in [-86.2, 98.3] and b in [-107.9, 94.5]. The numpy
-functions put the channels last and work in float32, block by block so that a block stays in the
-cache; the torch functions put them second, keep float64 if given it, are differentiable, and have a
-finite gradient for every finite input.
+L is in [0, 100]; every sRGB colour has a in [-86.2, 98.3] and b in [-107.9, 94.5]. Channels are
+last; everything is float32, block by block so that a block stays in the cache. The same for losses
+is in `tintlab.color.lab_tensor`: importing torch takes seconds, and no worker that prepares photos
+needs it.
 
 Sources: IEC 61966-2-1:1999 (sRGB transfer function and primaries); CIE 15:2018, sec. 8.2.1 (Lab).
 """
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, UInt8
-from torch import Tensor
 
 # Linear sRGB to XYZ, and the D65 white for the 2 degree observer (ASTM E308): the digits that
 # scikit-image uses, so that both agree. Their rounding gives greys a chroma of up to 0.006.
@@ -52,16 +50,16 @@ LARGEST = 1e6
 # quarter of it is 17 % slower, four times it is not faster.
 BLOCK_PX = 16_384
 
-_RGB_TO_T = RGB_TO_XYZ / WHITE[:, None]  # t = (X, Y, Z) / white
-_T_TO_RGB = np.linalg.inv(_RGB_TO_T)
+RGB_TO_T = RGB_TO_XYZ / WHITE[:, None]  # t = (X, Y, Z) / white
+T_TO_RGB = np.linalg.inv(RGB_TO_T)
 
 # The tables and matrices of the numpy path.
 _ENCODED = np.arange(256) / 255
 _DECODED = np.where(
     _ENCODED > ENCODED_KNEE, ((_ENCODED + OFFSET) / (1 + OFFSET)) ** GAMMA, _ENCODED / SLOPE
 ).astype(np.float32)
-_RGB_TO_T32 = _RGB_TO_T.astype(np.float32)
-_T_TO_RGB32 = _T_TO_RGB.astype(np.float32)
+_RGB_TO_T32 = RGB_TO_T.astype(np.float32)
+_T_TO_RGB32 = T_TO_RGB.astype(np.float32)
 # f without a branch: cbrt(max(t, knee)) + F_SLOPE * min(t, knee) - F_SLOPE * knee. The last term
 # drops out of a and b, and joins the -16 of L here.
 _F_TO_LAB32 = np.array(
@@ -143,47 +141,3 @@ def _linear_rgb(lab: np.ndarray) -> np.ndarray:
     np.maximum(f, F_KNEE, out=f)
     t += f * f * f
     return cv2.transform(t[None], _T_TO_RGB32)[0]
-
-
-def rgb_to_lab_tensor(rgb: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """CIE Lab of sRGB in [0, 1]; differentiable. Half precision is computed in float32.
-
-    Values outside [0, 1] follow the same formulas, so a loss can pull them back.
-    """
-    rgb = rgb.to(torch.promote_types(rgb.dtype, torch.float32)).clamp(-LARGEST, LARGEST)
-    # Each power sees its argument held above the knee: where() discards the other branch's value,
-    # but a NaN or infinite gradient there would survive as 0 * inf.
-    power = ((rgb.clamp(min=ENCODED_KNEE) + OFFSET) / (1 + OFFSET)).pow(GAMMA)
-    linear = torch.where(rgb > ENCODED_KNEE, power, rgb / SLOPE)
-    t = _mixed(_RGB_TO_T, linear)
-    f = torch.where(t > T_KNEE, t.clamp(min=T_KNEE).pow(1 / 3), F_SLOPE * t + F_AT_0)
-    fx, fy, fz = f.unbind(1)
-    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)
-
-
-def lab_to_rgb_tensor(
-    lab: Float[Tensor, "B 3 H W"],
-) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, ""]]:
-    """sRGB in [0, 1] of CIE Lab, and the share of pixels that are out of gamut.
-
-    Differentiable; a clamped channel has gradient 0. Half precision is computed in float32. The
-    share has no gradient and counts as `out_of_gamut` does.
-    """
-    lab = lab.to(torch.promote_types(lab.dtype, torch.float32))
-    L, a, b = lab.unbind(1)
-    fy = (L + 16) / 116
-    f = torch.stack([fy + a / 500, fy, (fy - b / 200).clamp(min=0)], dim=1)
-    f = f.clamp(-LARGEST, LARGEST)
-    t = torch.where(f > F_KNEE, f * f * f, (f - F_AT_0) / F_SLOPE)
-    linear = _mixed(_T_TO_RGB, t)
-    with torch.no_grad():
-        outside = ((linear < CLIP_LOW) | (linear > CLIP_HIGH)).any(dim=1)
-        share = outside.to(linear.dtype).mean()
-    power = (1 + OFFSET) * linear.clamp(min=LINEAR_KNEE).pow(1 / GAMMA) - OFFSET
-    return torch.where(linear > LINEAR_KNEE, power, SLOPE * linear).clamp(0, 1), share
-
-
-def _mixed(matrix: np.ndarray, channels: Tensor) -> Tensor:
-    """`matrix` applied to the channels (B, 3, H, W); not matmul, which autocast makes bfloat16."""
-    x, y, z = channels.unbind(1)
-    return torch.stack([i * x + j * y + k * z for i, j, k in matrix.tolist()], dim=1)

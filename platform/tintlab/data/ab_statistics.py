@@ -1,15 +1,16 @@
-"""How often each ab colour occurs: what class rebalancing and the marginal need to know.
+"""Moments of L, a and b, and how often each ab colour occurs: for rebalancing and the marginal.
 
 Everything counted is an integer, so that sums over photos and shards are exact in any order.
 """
 
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 from jaxtyping import UInt16
 
 from tintlab.config import Settings
-from tintlab.data.encoding import A_STEP, AB_OFFSET, B_STEP
+from tintlab.data.encoding import A_STEP, AB_OFFSET, B_STEP, L_STEP
 
 BIN_WIDTH = 10.0
 """Side of a histogram cell in ab units: the grid of Zhang et al. 2016."""
@@ -18,10 +19,14 @@ BINS = 22
 
 
 class AbStatistics(Settings):
-    """Moments and joint histogram of a and b over the pixels of some photos."""
+    """Moments of L, a and b and joint histogram of a and b, over the pixels of some photos."""
 
     pixels: int
     """Pixels counted."""
+    L_code_sum: int
+    """Sum over pixels of L / L_step."""
+    L_code_square_sum: int
+    """Sum of the squares of the same."""
     code_sum: tuple[int, int]
     """Sum over pixels of a / a_step and of b / b_step."""
     code_square_sum: tuple[int, int]
@@ -37,6 +42,18 @@ class AbStatistics(Settings):
         return a / pixels * A_STEP, b / pixels * B_STEP
 
     @property
+    def L_mean(self) -> float:
+        """Mean L in [0, 100]; 0 where no pixel was counted."""
+        return self.L_code_sum / max(self.pixels, 1) * L_STEP
+
+    @property
+    def L_std(self) -> float:
+        """Standard deviation of L; 0 where no pixel was counted."""
+        pixels = max(self.pixels, 1)
+        variance = self.L_code_square_sum / pixels - (self.L_code_sum / pixels) ** 2
+        return max(variance, 0.0) ** 0.5 * L_STEP
+
+    @property
     def std(self) -> tuple[float, float]:
         """Standard deviation of a and b in CIE units; 0 where no pixel was counted."""
         pixels = max(self.pixels, 1)
@@ -49,17 +66,24 @@ class AbStatistics(Settings):
 
 
 def statistics_of(codes: UInt16[np.ndarray, "3 H W"]) -> AbStatistics:
-    """How often each ab colour occurs in one photo."""
+    """Moments and ab histogram of one photo."""
     cells = _cell(codes[1], A_STEP) * np.uint16(BINS) + _cell(codes[2], B_STEP)
     histogram = np.bincount(cells.ravel(), minlength=BINS * BINS).reshape(BINS, BINS)
-    # float64 holds these sums exactly: a square is below 2^24, and a photo has below 2^29 pixels.
-    centred = codes[1:].reshape(2, -1).astype(np.float64) - AB_OFFSET
-    sums = centred.sum(axis=1)
-    squares = [float(plane @ plane) for plane in centred]
+    # OpenCV adds in float64, which is exact: a square is below 2^26, a photo has below 2^27 pixels.
+    sums = [int(cv2.sumElems(plane)[0]) for plane in codes]
+    squares = [int(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in codes]
+    pixels = codes[0].size
+    centred = [total - pixels * AB_OFFSET for total in sums]
+    centred_squares = [
+        square - 2 * AB_OFFSET * total + pixels * AB_OFFSET**2
+        for total, square in zip(sums, squares, strict=True)
+    ]
     return AbStatistics(
-        pixels=codes[0].size,
-        code_sum=(int(sums[0]), int(sums[1])),
-        code_square_sum=(int(squares[0]), int(squares[1])),
+        pixels=pixels,
+        L_code_sum=sums[0],
+        L_code_square_sum=squares[0],
+        code_sum=(centred[1], centred[2]),
+        code_square_sum=(centred_squares[1], centred_squares[2]),
         histogram=histogram.tolist(),
     )
 
@@ -67,17 +91,20 @@ def statistics_of(codes: UInt16[np.ndarray, "3 H W"]) -> AbStatistics:
 def merged(parts: Iterable[AbStatistics]) -> AbStatistics:
     """The statistics of all pixels of all parts."""
     pixels = 0
-    moments = [0, 0, 0, 0]
+    moments = [0, 0, 0, 0, 0, 0]
     histogram = np.zeros((BINS, BINS), np.int64)
     for part in parts:
         pixels += part.pixels
-        for i, value in enumerate((*part.code_sum, *part.code_square_sum)):
+        L_moments = (part.L_code_sum, part.L_code_square_sum)
+        for i, value in enumerate((*L_moments, *part.code_sum, *part.code_square_sum)):
             moments[i] += value
         histogram += np.array(part.histogram, np.int64)
     return AbStatistics(
         pixels=pixels,
-        code_sum=(moments[0], moments[1]),
-        code_square_sum=(moments[2], moments[3]),
+        L_code_sum=moments[0],
+        L_code_square_sum=moments[1],
+        code_sum=(moments[2], moments[3]),
+        code_square_sum=(moments[4], moments[5]),
         histogram=histogram.tolist(),
     )
 

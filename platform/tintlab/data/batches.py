@@ -2,29 +2,38 @@
 
 Training reads one endless stream of photos, epoch after epoch, each epoch in its own order:
 
-    place p in the stream   ->  epoch p // photos, position p % photos
-    batch i of a rank       ->  places i * world * B + rank * B + (0 .. B - 1)
-    photo, crop and flip    ->  a function of (seed, epoch, position) alone
+    place p in the stream        ->  epoch p // photos, position p % photos
+    batch i of a rank            ->  places i * world * B + rank * B + (0 .. B - 1)
+    photo, crop and augmentation ->  a function of (seed, epoch, position) alone
 
 So ranks never share a photo within an epoch and leave none out, two ranks with B images see what
 one rank with 2 B sees, and going on at any batch is exact. No photo is dropped at the end of an
-epoch: the batch that begins there ends in the next one.
+epoch: the batch that begins there ends in the next one. And as a batch depends on nothing but its
+number, any number of threads may make batches ahead without changing one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from tintlab.data.augment import centre_crop, random_crop, random_flip
+from tintlab.config import DataConfig
+from tintlab.data.augment import Place, augmented, centre_place, cut, margin_px, random_place
+from tintlab.data.encoding import from_planes
 from tintlab.data.shards import Photo, Shards
 from tintlab.errors import ConfigError
 
 WINDOW_GROUPS = 32
 """Row groups that are mixed with one another: together half of what a reader caches."""
+
+AHEAD = 4
+"""Batches that are ready or being made while one is used, for each thread."""
 
 _ORDER, _AUGMENT = 0, 1  # which of the generators of a seed
 
@@ -42,24 +51,30 @@ class Batch:
 
 def train_batches(
     shards: Shards,
-    crop_px: int,
-    flip: bool,
+    data: DataConfig,
     batch_size: int,
     seed: int,
     rank: int = 0,
     world_size: int = 1,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of random crops without end, from batch `start` on.
+    """Augmented batches without end, from batch `start` on.
 
+    Close the iterator, or let go of it, and its threads end.
     Args: batch_size: images in one batch of one rank.
-    Raises: ConfigError: the train split is empty, or a photo is smaller than the crop.
+    Raises: ConfigError: there is nothing to train on, or a photo is smaller than the crop.
     """
     _require_rank(rank, world_size)
     if shards.count("train") == 0:
         raise ConfigError(f"the train split of {shards.uri} is empty; prepare more photos")
-    require_fit(shards, "train", crop_px)
-    return _training(shards, crop_px, flip, batch_size, seed, rank, world_size, start)
+    require_fit(shards, "train", data.crop_px)
+    stream = _Stream(shards, data, batch_size, seed, rank, world_size)
+    if not len(stream.photos):
+        raise ConfigError(
+            f"all {shards.count('train')} train photos of {shards.uri} are near-grey, and "
+            "data.exclude_near_grey leaves them out; prepare other photos, or turn it off"
+        )
+    return in_order(stream.batch, start, data.loader_threads)
 
 
 def eval_batches(
@@ -81,9 +96,30 @@ def eval_batches(
     count = shards.count(split)
     mine = range(rank, count if limit is None else min(limit, count), world_size)
     return (
-        _stacked([centre_crop(shards.photo(split, index), crop_px) for index in part])
+        _stacked(_read(shards, split, part, [_centre(shards, split, i, crop_px) for i in part]))
         for part in (mine[at : at + batch_size] for at in range(0, len(mine), batch_size))
     )
+
+
+def in_order(make: Callable[[int], Batch], start: int, threads: int) -> Iterator[Batch]:
+    """`make(start)`, `make(start + 1)` and so on, made ahead by that many threads; 0 makes none.
+
+    What `make` raises is raised where the batch would have come.
+    """
+    if threads == 0:
+        while True:
+            yield make(start)
+            start += 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    ready: deque[Future[Batch]] = deque()
+    try:
+        while True:
+            while len(ready) < threads * AHEAD:
+                ready.append(pool.submit(make, start))
+                start += 1
+            yield ready.popleft().result()
+    finally:  # also when the iterator is closed or collected
+        pool.shutdown(cancel_futures=True)  # waits for the batches that are half made
 
 
 def require_fit(shards: Shards, split: str, crop_px: int) -> None:
@@ -120,33 +156,76 @@ def epoch_order(
     return np.concatenate([generator.permutation(window) for window in windows])
 
 
-def _training(
-    shards: Shards,
-    crop_px: int,
-    flip: bool,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start: int,
-) -> Iterator[Batch]:
-    count = shards.count("train")
-    group_starts = shards.group_starts("train")
-    ordered_epoch, order = -1, np.zeros(0, np.int64)
-    batch = start
-    while True:
-        first = (batch * world_size + rank) * batch_size
-        samples = []
-        for place in range(first, first + batch_size):
-            epoch, position = divmod(place, count)
-            if epoch != ordered_epoch:
-                ordered_epoch, order = epoch, epoch_order(group_starts, count, seed, epoch)
-            photo = shards.photo("train", int(order[position]))
-            generator = np.random.default_rng([_AUGMENT, seed, epoch, position])
-            sample = random_crop(photo, crop_px, generator)
-            samples.append(random_flip(sample, generator) if flip else sample)
-        yield _stacked(samples)
-        batch += 1
+class _Stream:
+    """Every batch of one rank, each a function of its number."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        data: DataConfig,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._shards = shards
+        self._data = data
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._sizes = shards.sizes("train")
+        everything = np.arange(shards.count("train"))
+        self.photos = shards.trainable("train") if data.exclude_near_grey else everything
+        """Indices of the photos that are trained on."""
+        starts = np.searchsorted(self.photos, np.asarray(shards.group_starts("train")))
+        # A group of which no photo is left starts where the next one does.
+        self._group_starts = np.unique(starts[starts < len(self.photos)]).tolist()
+        self._order = lru_cache(maxsize=2)(self._ordered)  # threads may be an epoch apart
+
+    def batch(self, number: int) -> Batch:
+        """One batch; any thread may make it."""
+        first = (number * self._world_size + self._rank) * self._batch_size
+        indices, places, generators = [], [], []
+        for place in range(first, first + self._batch_size):
+            epoch, position = divmod(place, len(self.photos))
+            generator = np.random.default_rng([_AUGMENT, self._seed, epoch, position])
+            index = int(self._order(epoch)[position])
+            height, width = self._sizes[index].tolist()
+            indices.append(index)
+            places.append(random_place(height, width, self._data.crop_px, generator))
+            generators.append(generator)
+        margin = margin_px(self._data)
+        samples = _read(self._shards, "train", indices, [place.widened(margin) for place in places])
+        return _stacked(
+            [
+                augmented(sample, self._data, generator)
+                for sample, generator in zip(samples, generators, strict=True)
+            ]
+        )
+
+    def _ordered(self, epoch: int) -> Int64[np.ndarray, "photos"]:
+        return self.photos[epoch_order(self._group_starts, len(self.photos), self._seed, epoch)]
+
+
+def _read(
+    shards: Shards, split: str, indices: Sequence[int], places: Sequence[Place]
+) -> list[Photo]:
+    """Equally large crops; what is not in them is never made into floats."""
+    side = places[0].side_px
+    L_planes = np.empty((len(indices), 2, side, side), np.uint8)
+    ab_planes = np.empty((len(indices), 4, side, side), np.uint8)
+    for L_crop, ab_crop, index, place in zip(L_planes, ab_planes, indices, places, strict=True):
+        L, ab = shards.planes(split, index)
+        L_crop[:] = cut(L, place)
+        ab_crop[:] = cut(ab, place)
+    names = shards.ids(split, indices)
+    return [Photo(*photo) for photo in zip(names, *from_planes(L_planes, ab_planes), strict=True)]
+
+
+def _centre(shards: Shards, split: str, index: int, crop_px: int) -> Place:
+    height, width = shards.sizes(split)[index].tolist()
+    return centre_place(height, width, crop_px)
 
 
 def _stacked(samples: list[Photo]) -> Batch:

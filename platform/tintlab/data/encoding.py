@@ -16,7 +16,7 @@ steep: near cyan, one unit of a moves red by 40 levels.
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt16
+from jaxtyping import Float32, UInt8, UInt16
 
 L_STEP, A_STEP, B_STEP = 0.0475, 0.0275, 0.045
 AB_OFFSET = 4096
@@ -58,14 +58,28 @@ def from_bytes(
     L: bytes | memoryview, ab: bytes | memoryview, height: int, width: int
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "2 H W"]]:
     """L in [0, 100] and ab in CIE units."""
-    high, low = np.frombuffer(L, np.uint8).reshape(2, height, width)
-    L_codes = high.astype(np.uint16) << 8 | low
-    high, low = np.frombuffer(ab, np.uint8).reshape(2, 2, height, width)
-    ab_codes = (high.astype(np.int16) << 8 | low) - np.int16(AB_OFFSET)
+    L_planes = np.frombuffer(L, np.uint8).reshape(2, height, width)
+    ab_planes = np.frombuffer(ab, np.uint8).reshape(4, height, width)
+    return from_planes(L_planes, ab_planes)
+
+
+def from_planes(
+    L: UInt8[np.ndarray, "*batch 2 H W"], ab: UInt8[np.ndarray, "*batch 4 H W"]
+) -> tuple[Float32[np.ndarray, "*batch H W"], Float32[np.ndarray, "*batch 2 H W"]]:
+    """L in [0, 100] and ab in CIE units, of planes of bytes: high before low, a before b."""
+    L_codes = L[..., 0, :, :].astype(np.uint16) << 8 | L[..., 1, :, :]
+    ab_codes = ab[..., :2, :, :].astype(np.int16) << 8 | ab[..., 2:, :, :]
+    ab_codes -= AB_OFFSET
     return L_codes * np.float32(L_STEP), ab_codes * _AB_STEPS
 
 
 def mean_chroma(codes: UInt16[np.ndarray, "3 H W"]) -> float:
     """Mean of sqrt(a^2 + b^2) in CIE units: near 0 for a grey photo."""
-    ab = (codes[1:].astype(np.int16) - np.int16(AB_OFFSET)) * _AB_STEPS
-    return float(np.sqrt(ab[0] * ab[0] + ab[1] * ab[1]).mean(dtype=np.float64))
+    ab = codes[1:].astype(np.float32)
+    ab -= AB_OFFSET
+    ab *= _AB_STEPS
+    # Not cv2.magnitude: its last bit depends on where in memory the planes happen to lie, and the
+    # same photo must give the same shard.
+    ab *= ab
+    chroma = np.sqrt(ab[0] + ab[1])
+    return cv2.mean(chroma)[0]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fsspec
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tintlab.config import Settings, first_problem
 from tintlab.data.ab_statistics import AbStatistics
@@ -37,8 +37,8 @@ class ShardEntry(Settings):
     """Size of the whole file."""
 
 
-class Smallest(Settings):
-    """The least height and the least width of a split's photos; not always of the same photo."""
+class Size(Settings):
+    """An extreme height and an extreme width of a split's photos; not always of the same photo."""
 
     height: int
     width: int
@@ -48,7 +48,7 @@ class QuarantineSummary(Settings):
     """What could not be stored, counted; the table names each file."""
 
     table: ShardEntry | None
-    """Parquet file with source, sha256, reason and message; None if nothing was quarantined."""
+    """Parquet file with path, reason, message and sha256; None if nothing was quarantined."""
     reasons: dict[str, int]
     """Files by reason."""
 
@@ -68,13 +68,25 @@ class Manifest(Settings):
     """In the order in which photos are numbered; photos added later come last."""
     counts: dict[str, int]
     """Photos by split."""
-    smallest: dict[str, Smallest]
+    smallest: dict[str, Size]
     """By split, for those splits that hold a photo."""
+    largest: dict[str, Size] = Field(default_factory=dict)
+    """By split, for those splits that hold a photo."""
+    near_grey: dict[str, int] = Field(default_factory=dict)
+    """Photos by split whose mean chroma is under `near_grey_chroma` of the parameters."""
+    notes: dict[str, int] = Field(default_factory=dict)
+    """What decoding had to do to some photos, and to how many: see the shards' column `notes`."""
     ab: AbStatistics
-    """Of the train split alone, so that nothing about the other two reaches training."""
+    """Of what is trained on: the train split alone, so that nothing about the other two reaches
+    training, without its near-grey photos."""
     quarantine: QuarantineSummary
     fingerprint: str
     """Of format, parameters and shards: equal fingerprints are equal data."""
+
+    @property
+    def near_grey_chroma(self) -> float:
+        """Photos with less mean chroma than this are near-grey; 0, so none, if it was not set."""
+        return float(self.parameters.get("near_grey_chroma") or 0.0)
 
     @classmethod
     def read(cls, fs: fsspec.AbstractFileSystem, root: str) -> "Manifest":

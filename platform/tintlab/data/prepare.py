@@ -1,183 +1,269 @@
 """Photos -> Lab shards, with Ray Data: nothing lost, nothing done twice, the same bytes every time.
 
-    list the files -> hash their bytes -> share out what is new -> decode and write -> manifest
-                      (Ray Data)                                  (Ray Data)
+    list the files -> hash their photos -> share out what is new -> decode and write -> manifest
+                      (Ray Data)                                    (Ray Data)          and report
 
 What goes into which shard is decided before anything is decoded: new photos are ordered by the
 hash of their bytes and cut into shards of `shard_rows`, and a shard is named by the hash of what is
 meant for it. One task reads, decodes and writes one shard, a few megabytes at a time. So names and
 bytes do not depend on the number of workers; a shard that is in place need not be made again; and a
 run that was stopped goes on where it was. The manifest comes last.
+
+Photos in Parquet files keep the order of their rows, because a row cannot be read without those
+before it in its row group; a few of their shards are made by one task, in one pass.
 """
 
 import json
 import logging
-import re
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import fsspec
 
 from tintlab.data import manifest
 from tintlab.data.ab_statistics import merged
-from tintlab.data.images import Undecodable
-from tintlab.data.manifest import Manifest, Parameters, ShardEntry, Smallest
-from tintlab.data.prepare_tasks import PrepareConfig, hash_task, parameters_of, shard_task
+from tintlab.data.account import PrepareReport, account, counted, quarantine_rows
+from tintlab.data.inputs import Input, count_of, require_image_columns
+from tintlab.data.manifest import Manifest, ShardEntry
+from tintlab.data.out_folder import claimed, existing, remove_leftovers
+from tintlab.data.pace import Pace
+from tintlab.data.photo_bytes import TRY_AGAIN, Place
+from tintlab.data.prepare_config import PrepareConfig
+from tintlab.data.prepare_tasks import hash_task, parameters_of, shards_task
 from tintlab.data.quarantine import Quarantined, read_quarantine, write_quarantine
-from tintlab.data.shard_writer import ShardSummary
+from tintlab.data.report import write_reports
+from tintlab.data.shard_writer import ShardSummary, combined
 from tintlab.data.shards import open_shards, verify
-from tintlab.data.sources import Source, list_sources
+from tintlab.data.sources import PLAIN, Source, list_sources, shown
 from tintlab.data.split import RULE, SPLITS
 from tintlab.data.storage import full_uri, resolve
-from tintlab.errors import ConflictError, EnvironmentFault, IntegrityError
+from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 
-DIGESTS_PER_TASK = 512
+FILES_PER_TASK = 512
 """Files one task hashes: long against the 10 ms a Ray Data task costs, short against a run."""
+
+PARQUET_SHARDS_PER_TASK = 16
+"""Shards one task makes of a row group of photos: more passes over it, or fewer tasks at once."""
 
 _QUIET = {
     "ray.data._internal.execution.streaming_executor": logging.WARNING,  # "finished in 0.06 s"
     "ray.data._internal.progress": logging.ERROR,  # warns that its bars are off
 }
 
-_OURS = re.compile(
-    r"(shard|quarantine)-[0-9a-f]{16}\.parquet"
-    r"|\.((shard|quarantine)-[0-9a-f]{16}\.parquet|manifest\.json)\.tmp-[0-9a-f]+"
-)
-
-
-@dataclass(frozen=True)
-class PrepareReport:
-    """What became of every input: inputs = stored + duplicates + quarantined."""
-
-    inputs: int
-    stored: int
-    """Inputs whose photo is in the data set, each photo counted once."""
-    duplicates: int
-    """Further inputs with exactly the bytes of a stored one."""
-    quarantined: int
-    reasons: dict[str, int]
-    """Quarantined inputs by reason."""
-    decoded: int
-    """Inputs that were decoded by this call; the others were done before."""
-    splits: dict[str, int]
-    """Photos of the whole data set by split."""
-    fingerprint: str
-    seconds: float
-
-
 __all__ = ["PrepareConfig", "PrepareReport", "plan", "prepare"]
 
 Show = Callable[[str], None]
+_Made = tuple[ShardEntry, ShardSummary]
 
 
-def plan(sources: list[str], out: str, config: PrepareConfig) -> int:
-    """How many files `prepare` would take in; finds what would make it refuse, and changes nothing.
+def plan(
+    sources: list[str], out: str, config: PrepareConfig, image_column: str | None = None
+) -> int:
+    """How many inputs `prepare` would take in; finds what would make it refuse, changes nothing.
 
     Raises: as `prepare`.
     """
-    inputs = list_sources(sources, out)
-    fs, root = resolve(out)
-    _existing(fs, root, parameters_of(config))
-    return len(inputs)
+    files = list_sources(sources, out).files
+    existing(*resolve(out), parameters_of(config))
+    require_image_columns(files, image_column)
+    return sum(count_of(source) for source in files)
 
 
 def prepare(
-    sources: list[str], out: str, config: PrepareConfig | None = None, show: Show | None = None
+    sources: list[str],
+    out: str,
+    config: PrepareConfig | None = None,
+    show: Show | None = None,
+    image_column: str | None = None,
 ) -> PrepareReport:
     """Take photos into the data set at `out`, which is made, gone on with, or added to.
 
-    Args: show: gets a line about the progress now and then.
+    Args: show: gets a line about the progress now and then. image_column: of the Parquet files
+        among the sources, where they have several that could be.
     Raises: EnvironmentFault: a source is missing, there is no file, none of them is a photo, the
         storage fails, or Ray is not connected. ConflictError: `out` holds something else, or a data
-        set with other parameters. IntegrityError: the data set that is there is damaged.
+        set with other parameters, or is being written to. IntegrityError: the data set that is
+        there is damaged. ConfigError: a Parquet file without a clear column of images.
     """
     started_s = time.monotonic()
     config = config or PrepareConfig()
-    show = show or _silent
-    inputs = list_sources(sources, out)
+    listing = list_sources(sources, out)
     fs, root = resolve(out)
-    old = _existing(fs, root, parameters_of(config))
+    existing(fs, root, parameters_of(config))
+    require_image_columns(listing.files, image_column)
     _require_ray()
+    _require_visible(listing.files)
+    with claimed(fs, root):
+        run = _Run(fs, root, config, show or _silent)
+        try:
+            return run.of(sources, listing.files, listing.left_out, image_column, started_s)
+        except OSError as error:  # of the storage: an unreadable input is no error
+            raise _cannot_write(run.uri, " ".join(str(error).split())) from None
 
-    hashes = _hash_all(inputs, show)
-    in_place = open_shards(out).source_hashes() if old else set()
-    quarantine = read_quarantine(fs, root, old) if old else []
-    refused = {file.sha256: file for file in quarantine if file.sha256}
-    new: dict[str, Source] = {}
-    for source in inputs:
-        found = hashes[source.uri]
-        if isinstance(found, str) and found not in in_place and found not in refused:
-            new.setdefault(found, source)
 
-    written_shards, decoded = _write_all(full_uri(fs, root), new, config, show)
-    for _, summary in written_shards:
-        for bad in summary.refused:
-            refused[bad.sha256] = Quarantined(
-                new[bad.sha256].name, bad.sha256, bad.reason, bad.message
+@dataclass(frozen=True)
+class _Run:
+    """One preparation that has the folder to itself."""
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+    config: PrepareConfig
+    show: Show
+
+    @property
+    def uri(self) -> str:
+        return full_uri(self.fs, self.root)
+
+    def of(
+        self,
+        sources: list[str],
+        files: list[Source],
+        left_out: int,
+        image_column: str | None,
+        started_s: float,
+    ) -> PrepareReport:
+        old = existing(self.fs, self.root, parameters_of(self.config))
+        inputs, also_left_out = self._hashed(files, image_column)
+        in_place = open_shards(self.uri).source_hashes() if old else set()
+        before = read_quarantine(self.fs, self.root, old) if old else []
+        refused = {file.sha256: file for file in before if file.sha256}
+        new: dict[str, Input] = {}
+        for item in inputs:
+            if item.sha256 and item.sha256 not in in_place and item.sha256 not in refused:
+                new.setdefault(item.sha256, item)
+
+        made, decoded = self._shards(list(new.values()))
+        for _, summary in made:
+            for bad in summary.refused:
+                sha256 = None if bad.reason in TRY_AGAIN else bad.sha256
+                refused[bad.sha256] = Quarantined("", bad.reason, bad.message, sha256)
+        stored = in_place | (new.keys() - refused.keys())
+        outcomes = account(inputs, stored, refused)
+        counts, reasons = counted(outcomes)
+        if not stored:
+            remove_leftovers(self.fs, self.root, keep=set())
+            named = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            raise EnvironmentFault(
+                f"none of the {len(inputs)} files in {', '.join(map(shown, sources))} is a photo "
+                f"that can be stored ({named}); give photos, folders of photos, or @FILE for a "
+                "list of them"
             )
-    stored = in_place | (new.keys() - refused.keys())
-    counts, quarantined = _sorted_out(inputs, hashes, stored, refused)
-    reasons = dict(sorted(Counter(file.reason for file in quarantined).items()))
-    if not stored:
-        _remove_leftovers(fs, root, keep=set())
-        named = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        raise EnvironmentFault(
-            f"none of the {len(inputs)} files in {', '.join(sources)} is a photo that can be "
-            f"stored ({named}); give a folder that holds photos"
+        quarantine = quarantine_rows(outcomes, before, stored)
+        if old and set(quarantine) == set(before) and not any(entry.rows for entry, _ in made):
+            if problems := verify(self.uri):
+                raise IntegrityError(
+                    f"{self.uri} is damaged: {'; '.join(problems)}; "
+                    "restore the files, or delete the folder and run tintlab prepare again"
+                )
+            result = old
+        else:
+            result = self._manifest(old, made, quarantine)
+            result.write(self.fs, self.root)
+        remove_leftovers(self.fs, self.root, keep=_files(result))
+        report = PrepareReport(
+            inputs=len(inputs),
+            stored=counts["stored"],
+            duplicates=counts["duplicate"],
+            quarantined=counts["quarantined"],
+            reasons=reasons,
+            left_out=left_out + also_left_out,
+            decoded=decoded,
+            splits=result.counts,
+            near_grey=result.near_grey,
+            notes=result.notes,
+            generation=result.generation,
+            fingerprint=result.fingerprint,
+            seconds=time.monotonic() - started_s,
         )
-    if old and not new:
-        if problems := verify(out):
-            raise IntegrityError(
-                f"{out} is damaged: {'; '.join(problems)}; "
-                "restore the files, or delete the folder and run tintlab prepare again"
-            )
-        result = old
-    else:
-        result = _manifest(fs, root, old, config, written_shards, [*quarantine, *quarantined])
-        result.write(fs, root)
-        _remove_leftovers(fs, root, keep=_files(result))
-    return PrepareReport(
-        inputs=len(inputs),
-        stored=counts["stored"],
-        duplicates=counts["duplicates"],
-        quarantined=len(quarantined),
-        reasons=reasons,
-        decoded=decoded,
-        splits=result.counts,
-        fingerprint=result.fingerprint,
-        seconds=time.monotonic() - started_s,
-    )
+        assert report.inputs == report.stored + report.duplicates + report.quarantined
+        write_reports(self.fs, self.root, report, outcomes, open_shards(self.uri))
+        return report
 
+    def _hashed(self, files: list[Source], image_column: str | None) -> tuple[list[Input], int]:
+        """The photos in the files, in a fixed order, and how many members of tars are none."""
+        plain = [source for source in files if source.kind == PLAIN]
+        shares = [plain[at : at + FILES_PER_TASK] for at in range(0, len(plain), FILES_PER_TASK)]
+        shares += [[source] for source in files if source.kind != PLAIN]
+        tasks = [
+            {"files": [[file.uri, file.name] for file in share], "image_column": image_column}
+            for share in shares
+        ]
+        inputs: list[Input] = []
+        left_out = done = 0
+        pace = Pace("prepare: hashing", "files", len(files))
+        for result in _run(hash_task, tasks):
+            inputs += [Input(name, Place(*place), *rest) for name, place, *rest in result["inputs"]]
+            left_out += result["left_out"]
+            done += result["files"]
+            self.show(pace.line(done, done))
+        return sorted(inputs, key=lambda item: (item.name, item.place.uri)), left_out
 
-def _existing(fs: fsspec.AbstractFileSystem, root: str, parameters: Parameters) -> Manifest | None:
-    """The manifest at `out`; None if there is nothing, or only what an unfinished run left.
+    def _shards(self, new: list[Input]) -> tuple[list[_Made], int]:
+        """Write the shards of new photos, in a fixed order; and how many photos were decoded.
 
-    Raises: ConflictError: other parameters, or something that is not ours.
-    """
-    uri = full_uri(fs, root)
-    if fs.exists(f"{root}/{manifest.NAME}"):
-        old = Manifest.read(fs, root)
-        if differs := manifest.difference(old.parameters, parameters):
-            raise ConflictError(
-                f"{uri} was prepared with other parameters: {differs}; use the same ones, or "
-                "another --out"
-            )
-        return old
-    if not fs.exists(root):
-        return None
-    if not fs.isdir(root):
-        raise ConflictError(f"{uri} is a file; give a folder as --out")
-    for path in fs.ls(root, detail=False):
-        name = path.rstrip("/").rsplit("/", 1)[1]
-        if not _OURS.fullmatch(name):
-            raise ConflictError(
-                f"{uri} holds something else ({name}) and no data set; give another --out"
-            )
-    return None
+        Raises: EnvironmentFault: the storage failed; the shards that are finished stay.
+        """
+        parameters = parameters_of(self.config)
+        shards: list[dict[str, Any]] = []
+        for share in _shares(new, self.config.shard_rows):
+            identity = [[item.sha256, item.name] for item in share]
+            key = manifest.digest_of([manifest.VERSION, parameters, identity])
+            photos = [(item.place, item.name, item.sha256) for item in share]
+            shards.append({"key": key, "photos": photos})
+        tasks = [
+            {"out": self.uri, "config": self.config.model_dump(), "shards": part}
+            for part in _parts(shards)
+        ]
+        made: dict[str, _Made] = {}
+        done = decoded = 0
+        pace = Pace("prepare:", "photos", len(new))
+        for result in _run(shards_task, tasks):
+            if fault := result.get("fault"):
+                raise _cannot_write(self.uri, fault)
+            for shard in result["made"]:
+                summary = ShardSummary.model_validate(shard["summary"])
+                made[summary.key] = (ShardEntry.model_validate(shard["entry"]), summary)
+                done += shard["photos"]
+                decoded += shard["decoded"]
+            self.show(pace.line(done, decoded))
+        return [made[shard["key"]] for shard in shards], decoded
+
+    def _manifest(
+        self, old: Manifest | None, made: list[_Made], quarantine: list[Quarantined]
+    ) -> Manifest:
+        """The manifest of what is there and what was added; writes the quarantine table."""
+        shards = [*(old.shards if old else []), *(entry for entry, _ in made if entry.rows)]
+        parts: list[Manifest | ShardSummary] = [*([old] if old else [])]
+        parts += [summary for _, summary in made]
+        sizes = {split: [part for part in parts if split in part.smallest] for split in SPLITS}
+        notes = sorted({note for part in parts for note in part.notes})
+        parameters = parameters_of(self.config)
+        return Manifest(
+            generation=old.generation + 1 if old else 1,
+            parameters=parameters,
+            split_rule=RULE,
+            shards=shards,
+            counts={split: sum(part.counts[split] for part in parts) for split in SPLITS},
+            smallest={
+                split: combined([part.smallest[split] for part in having], min)
+                for split, having in sizes.items()
+                if having
+            },
+            largest={
+                split: combined([part.largest[split] for part in having], max)
+                for split, having in sizes.items()
+                if having
+            },
+            near_grey={split: sum(part.near_grey[split] for part in parts) for split in SPLITS},
+            notes={note: sum(part.notes.get(note, 0) for part in parts) for note in notes},
+            ab=merged(part.ab for part in parts),
+            quarantine=write_quarantine(self.fs, self.root, quarantine),
+            fingerprint=manifest.fingerprint(parameters, shards),
+        )
 
 
 def _require_ray() -> None:
@@ -188,45 +274,50 @@ def _require_ray() -> None:
         raise EnvironmentFault("prepare needs Ray; call it inside tintlab.cluster.connect()")
 
 
-def _hash_all(inputs: list[Source], show: Show) -> dict[str, str | Undecodable]:
-    """The SHA-256 of every input by URI, or why it has none."""
-    uris = [source.uri for source in inputs]
-    tasks = [
-        {"uris": uris[at : at + DIGESTS_PER_TASK]} for at in range(0, len(uris), DIGESTS_PER_TASK)
-    ]
-    hashes: dict[str, str | Undecodable] = {}
-    for result in _run(hash_task, tasks):
-        for uri, sha256, reason, message in result["digests"]:
-            hashes[uri] = sha256 if sha256 is not None else Undecodable(reason, message)
-        show(f"prepare: {len(hashes)} of {len(inputs)} files hashed")
-    return hashes
+def _require_visible(files: list[Source]) -> None:
+    """Raises: ConfigError: a source is where workers cannot look."""
+    for source in files:
+        if source.uri.startswith("memory://"):
+            raise ConfigError(
+                f"{source.uri} is in the memory of this one process, which workers cannot see; "
+                "give files, or a URI that all of them see"
+            )
 
 
-def _write_all(
-    out: str, new: dict[str, Source], config: PrepareConfig, show: Show
-) -> tuple[list[tuple[ShardEntry, ShardSummary]], int]:
-    """Write the shards of the photos that are new, in a fixed order; and how many were decoded.
+def _cannot_write(uri: str, what: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"cannot write to {uri}: {what}; shards that are finished are kept, and the same command "
+        "goes on"
+    )
 
-    Raises: EnvironmentFault: the storage failed; the shards that are finished stay.
-    """
-    ordered = [(sha256, new[sha256].name) for sha256 in sorted(new)]
-    tasks: list[dict[str, Any]] = []
-    for at in range(0, len(ordered), config.shard_rows):
-        share = ordered[at : at + config.shard_rows]
-        key = manifest.digest_of([manifest.VERSION, parameters_of(config), share])
-        photos = [(new[sha256].uri, name, sha256) for sha256, name in share]
-        tasks.append({"out": out, "key": key, "photos": photos, "config": config.model_dump()})
-    shards: dict[str, tuple[ShardEntry, ShardSummary]] = {}
-    done = decoded = 0
-    for result in _run(shard_task, tasks):
-        if fault := result.get("fault"):
-            raise EnvironmentFault(f"cannot write to {out}: {fault}; finished shards are kept")
-        summary = ShardSummary.model_validate(result["summary"])
-        shards[summary.key] = (ShardEntry.model_validate(result["entry"]), summary)
-        done += result["photos"]
-        decoded += result["decoded"]
-        show(f"prepare: {done} of {len(new)} photos")
-    return [shards[task["key"]] for task in tasks], decoded
+
+def _shares(new: list[Input], rows: int) -> Iterator[list[Input]]:
+    """New photos as they go into shards: anywhere in files and tars, by row in Parquet files."""
+    anywhere = sorted((i for i in new if i.place.row is None), key=lambda item: item.sha256 or "")
+    rows_of: dict[str, list[Input]] = defaultdict(list)
+    for item in new:
+        if item.place.row is not None:
+            rows_of[item.place.uri].append(item)
+    files = sorted(rows_of.values(), key=lambda items: min(item.name for item in items))
+    by_row = [item for items in files for item in sorted(items, key=lambda item: item.place[3:5])]
+    for photos in (anywhere, by_row):
+        for at in range(0, len(photos), rows):
+            yield photos[at : at + rows]
+
+
+def _parts(shards: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Shards as tasks make them: one each, or some of the same row group."""
+    for row_group, group in groupby(shards, key=_row_group):
+        together = list(group)
+        count = 1 if row_group is None else PARQUET_SHARDS_PER_TASK
+        for at in range(0, len(together), count):
+            yield together[at : at + count]
+
+
+def _row_group(shard: dict[str, Any]) -> tuple[str, int] | None:
+    """The row group that a shard begins in, if it is of a Parquet file."""
+    place: Place = shard["photos"][0][0]
+    return None if place.row_group is None else (place.uri, place.row_group)
 
 
 def _run(
@@ -264,84 +355,10 @@ class _JsonTask:
         return {"result": json.dumps(self.function(json.loads(row["task"])))}
 
 
-def _sorted_out(
-    inputs: list[Source],
-    hashes: dict[str, str | Undecodable],
-    stored: set[str],
-    refused: dict[str, Quarantined],
-) -> tuple[Counter[str], list[Quarantined]]:
-    """What became of each input: stored, duplicate of a stored one, or in quarantine."""
-    counts: Counter[str] = Counter()
-    quarantined = []
-    seen = set()
-    for source in inputs:
-        found = hashes[source.uri]
-        if isinstance(found, Undecodable):
-            quarantined.append(Quarantined(source.name, None, found.reason, found.message))
-        elif found in stored:
-            counts["duplicates" if found in seen else "stored"] += 1
-            seen.add(found)
-        else:
-            bad = refused[found]
-            quarantined.append(Quarantined(source.name, found, bad.reason, bad.message))
-    assert len(inputs) == counts.total() + len(quarantined)
-    return counts, quarantined
-
-
-def _manifest(
-    fs: fsspec.AbstractFileSystem,
-    root: str,
-    old: Manifest | None,
-    config: PrepareConfig,
-    new: list[tuple[ShardEntry, ShardSummary]],
-    quarantined: list[Quarantined],
-) -> Manifest:
-    """The manifest of what is there and what was added; writes the quarantine table."""
-    shards = [*(old.shards if old else []), *(entry for entry, _ in new if entry.rows)]
-    parts = [summary for _, summary in new]
-    counts = {
-        split: (old.counts[split] if old else 0) + sum(part.counts[split] for part in parts)
-        for split in SPLITS
-    }
-    smallest = {}
-    for split in SPLITS:
-        known = [part.smallest[split] for part in (old, *parts) if part and split in part.smallest]
-        if known:
-            smallest[split] = Smallest(
-                height=min(size.height for size in known), width=min(size.width for size in known)
-            )
-    parameters = parameters_of(config)
-    return Manifest(
-        generation=old.generation + 1 if old else 1,
-        parameters=parameters,
-        split_rule=RULE,
-        shards=shards,
-        counts=counts,
-        smallest=smallest,
-        ab=merged([*([old.ab] if old else []), *(part.ab for part in parts)]),
-        quarantine=write_quarantine(fs, root, quarantined),
-        fingerprint=manifest.fingerprint(parameters, shards),
-    )
-
-
 def _files(result: Manifest) -> set[str]:
     """Names of the files that belong to a data set."""
     table = result.quarantine.table
     return {entry.name for entry in (*result.shards, *([table] if table else []))}
-
-
-def _remove_leftovers(fs: fsspec.AbstractFileSystem, root: str, keep: set[str]) -> None:
-    """Remove what interrupted runs left, and the folder if that leaves it empty."""
-    fs.invalidate_cache()
-    if not fs.exists(root):
-        return
-    for path in fs.ls(root, detail=False):
-        name = path.rstrip("/").rsplit("/", 1)[1]
-        if name not in keep and _OURS.fullmatch(name):
-            fs.rm_file(path)
-    if not keep:
-        with suppress(OSError):  # not empty: then it was not ours alone
-            fs.rmdir(root)
 
 
 def _silent(line: str) -> None:

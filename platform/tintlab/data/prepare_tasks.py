@@ -1,32 +1,21 @@
-"""What one worker does of a preparation: hash some files, or make one shard. No Ray in here."""
+"""What one worker does of a preparation: hash some files, or make some shards. No Ray in here."""
 
+import hashlib
 from typing import Any
 
 import cv2
 import fsspec
-from pydantic import Field
 
-from tintlab.config import Settings
 from tintlab.data import encoding, shard_writer
-from tintlab.data.images import MAX_PIXELS, Undecodable
+from tintlab.data.images import Undecodable
+from tintlab.data.inputs import inputs_of
 from tintlab.data.manifest import Parameters, ShardEntry
+from tintlab.data.photo_bytes import PhotoReader, Place
+from tintlab.data.prepare_config import PrepareConfig
 from tintlab.data.rows import Row, make_row
 from tintlab.data.shard_writer import ShardSummary, ShardWriter, finished_shard
-from tintlab.data.sources import digest, read
-from tintlab.data.storage import resolve, written
-
-
-class PrepareConfig(Settings):
-    """What is stored of each photo; a data set keeps to one such configuration."""
-
-    short_side_px: int | None = Field(256, ge=16, le=8192)
-    """Photos are made this small on their short side, never larger; None keeps their size."""
-    min_side_px: int = Field(16, ge=1)
-    """Photos with a shorter side go to quarantine."""
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
-    """Photos with more pixels go to quarantine, undecoded."""
-    shard_rows: int = Field(256, ge=1)
-    """Photos in one shard: about 80 MB at 256 px."""
+from tintlab.data.sources import Source
+from tintlab.data.storage import is_local, resolve, written
 
 
 def parameters_of(config: PrepareConfig) -> Parameters:
@@ -40,50 +29,59 @@ def parameters_of(config: PrepareConfig) -> Parameters:
 
 
 def hash_task(task: dict[str, Any]) -> dict[str, Any]:
-    digests: list[tuple[str, str | None, str, str]] = []
-    for uri in task["uris"]:
-        found = digest(uri)
-        if isinstance(found, Undecodable):
-            digests.append((uri, None, found.reason, found.message))
-        else:
-            digests.append((uri, found, "", ""))
-    return {"digests": digests}
+    """List and hash the photos in some files."""
+    found = [inputs_of(Source(*source), task["image_column"]) for source in task["files"]]
+    return {
+        "files": len(found),
+        "inputs": [item for part in found for item in part.inputs],
+        "left_out": sum(part.left_out for part in found),
+    }
 
 
-def shard_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Make one shard, unless it is there; memory stays at a few row groups and one photo."""
+def shards_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Make some shards, one after the other, but for those that are there.
+
+    Memory stays at a few row groups and one photo.
+    """
     cv2.setNumThreads(1)  # the task was given one core
     fs, root = resolve(task["out"])
-    key, photos = task["key"], task["photos"]
-    path = f"{root}/shard-{key[:16]}.parquet"
-    try:
-        finished = finished_shard(fs, path, key)
-        decoded = 0
-        if finished is None:
-            finished = _write_shard(fs, path, key, photos, PrepareConfig(**task["config"]))
-            decoded = len(photos)
-    except OSError as error:
-        return {"fault": " ".join(str(error).split())}
-    entry, summary = finished
-    return {
-        "entry": entry.model_dump(),
-        "summary": summary.model_dump(),
-        "photos": len(photos),
-        "decoded": decoded,
-    }
+    config = PrepareConfig(**task["config"])
+    made = []
+    with PhotoReader() as reader:
+        for shard in task["shards"]:
+            key, photos = shard["key"], shard["photos"]
+            path = f"{root}/shard-{key[:16]}.parquet"
+            try:
+                finished = finished_shard(fs, path, key)
+                decoded = 0 if finished else len(photos)
+                entry, summary = finished or _write_shard(fs, path, key, photos, config, reader)
+            except Exception as error:  # drivers of remote storage raise what they like
+                if is_local(fs) and not isinstance(error, OSError):
+                    raise
+                return {"fault": " ".join(str(error).split())}
+            made.append(
+                {
+                    "entry": entry.model_dump(),
+                    "summary": summary.model_dump(),
+                    "photos": len(photos),
+                    "decoded": decoded,
+                }
+            )
+    return {"made": made}
 
 
 def _write_shard(
     fs: fsspec.AbstractFileSystem,
     path: str,
     key: str,
-    photos: list[tuple[str, str, str]],
+    photos: list[list[Any]],
     config: PrepareConfig,
+    reader: PhotoReader,
 ) -> tuple[ShardEntry, ShardSummary]:
     with written(fs, path) as file:
-        writer = ShardWriter(file, key)
-        for uri, name, sha256 in photos:
-            row = _row(uri, name, sha256, config)
+        writer = ShardWriter(file, key, config.near_grey_chroma)
+        for place, name, sha256 in photos:
+            row = _row(reader.read(Place(*place)), name, sha256, config)
             if isinstance(row, Undecodable):
                 writer.refuse(sha256, row.reason, row.message)
             else:
@@ -94,9 +92,10 @@ def _write_shard(
     return ShardEntry(name=name, rows=rows, sha256=file.sha256, bytes=file.bytes), summary
 
 
-def _row(uri: str, name: str, sha256: str, config: PrepareConfig) -> Row | Undecodable:
-    """The row of one file, whatever is in it."""
-    data = read(uri)
+def _row(
+    data: bytes | Undecodable, name: str, sha256: str, config: PrepareConfig
+) -> Row | Undecodable:
+    """The row of one photo, whatever is in it."""
     if isinstance(data, Undecodable):
         return data
     try:
@@ -104,6 +103,7 @@ def _row(uri: str, name: str, sha256: str, config: PrepareConfig) -> Row | Undec
     except Exception as error:  # one file must not end the run; the reason says it is our fault
         message = " ".join(str(error).split())
         return Undecodable("unexpected_error", f"{type(error).__name__}: {message}")
-    if isinstance(row, Row) and row.sha256 != sha256:
+    found = row.sha256 if isinstance(row, Row) else hashlib.sha256(data).hexdigest()
+    if found != sha256:
         return Undecodable("changed_while_read", "other bytes than when it was hashed")
     return row

@@ -14,10 +14,10 @@ from tintlab.errors import IntegrityError
 
 SCHEMA = pa.schema(
     [
-        ("source", pa.string()),
-        ("sha256", pa.string()),
+        ("path", pa.string()),
         ("reason", pa.string()),
         ("message", pa.string()),
+        ("sha256", pa.string()),
     ]
 )
 
@@ -25,18 +25,19 @@ SCHEMA = pa.schema(
 class Quarantined(NamedTuple):
     """One file that could not be stored."""
 
-    source: str
-    sha256: str | None
-    """Of its bytes; None if not even they could be read."""
+    path: str
+    """Its name, as a shard's column `source` would have it."""
     reason: str
     message: str
+    sha256: str | None
+    """Of its bytes; None if they could not be read, and will be tried again."""
 
 
 def write_quarantine(
     fs: fsspec.AbstractFileSystem, root: str, files: Iterable[Quarantined]
 ) -> QuarantineSummary:
     """Write the table under a name that follows from its content; no table if there is nothing."""
-    rows = sorted(set(files), key=lambda file: (file.source, file.sha256 or "", file.reason))
+    rows = sorted(set(files), key=lambda file: (file.path, file.sha256 or "", file.reason))
     if not rows:
         return QuarantineSummary(table=None, reasons={})
     name = f"quarantine-{digest_of(rows)[:16]}.parquet"

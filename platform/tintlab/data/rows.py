@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tintlab.color.lab import srgb_to_lab
 from tintlab.data.ab_statistics import AbStatistics, statistics_of
 from tintlab.data.encoding import codes_of, mean_chroma, to_bytes
-from tintlab.data.images import Undecodable, decode, resize
+from tintlab.data.images import Undecodable, decode
 from tintlab.data.split import perceptual_hash, split_of
 
 ID_CHARACTERS = 16
@@ -30,6 +30,8 @@ class Row:
     width: int
     chroma: float
     """Mean chroma in CIE units; near 0 means grey."""
+    notes: str
+    """What decoding had to do beside decoding, such as alpha flattened; words joined by commas."""
     L: bytes
     ab: bytes
     colors: AbStatistics
@@ -44,15 +46,15 @@ def make_row(
     max_pixels: int,
 ) -> Row | Undecodable:
     """The row of a photo, or the reason why it has none."""
-    decoded = decode(data, max_pixels)
+    decoded = decode(data, max_pixels, short_side_px)
     if isinstance(decoded, Undecodable):
         return decoded
-    height, width = decoded.rgb.shape[:2]
+    height, width = decoded.height, decoded.width
     if min(height, width) < min_side_px:
         message = f"{width}x{height} is smaller than {min_side_px} px on a side"
         return Undecodable("too_small", message)
-    phash = perceptual_hash(decoded.rgb)  # before resizing: no parameter moves a photo's split
-    rgb = decoded.rgb if short_side_px is None else resize(decoded.rgb, short_side_px)
+    phash = perceptual_hash(decoded.rgb)  # before resizing, so that the size wanted hardly matters
+    rgb = decoded.rgb if short_side_px is None else decoded.resized(short_side_px)
     codes = codes_of(srgb_to_lab(rgb))
     sha256 = hashlib.sha256(data).hexdigest()
     return Row(
@@ -64,6 +66,7 @@ def make_row(
         height=rgb.shape[0],
         width=rgb.shape[1],
         chroma=mean_chroma(codes),
+        notes=",".join(decoded.notes),
         L=to_bytes(codes[0]),
         ab=to_bytes(codes[1:]),
         colors=statistics_of(codes),

@@ -1,15 +1,17 @@
 """Rows -> one Parquet file that carries its own summary, so that it need never be made twice."""
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tintlab.config import Settings
 from tintlab.data.ab_statistics import AbStatistics, merged
-from tintlab.data.manifest import ShardEntry, Smallest
+from tintlab.data.manifest import ShardEntry, Size
 from tintlab.data.rows import Row
 from tintlab.data.split import SPLITS
 from tintlab.data.storage import HashedFile, hash_of
@@ -24,6 +26,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("chroma", pa.float32()),
+        ("notes", pa.string()),
         ("L", pa.binary()),
         ("ab", pa.binary()),
     ]
@@ -54,19 +57,29 @@ class ShardSummary(Settings):
     """Of the parameters and photos it was made from."""
     counts: dict[str, int]
     """Photos by split."""
-    smallest: dict[str, Smallest]
+    smallest: dict[str, Size]
     """By split, for those that hold a photo."""
+    largest: dict[str, Size]
+    """By split, for those that hold a photo."""
+    near_grey: dict[str, int]
+    """Near-grey photos by split."""
+    notes: dict[str, int]
+    """What decoding had to do to some photos, and to how many."""
     ab: AbStatistics
-    """Of the train photos."""
+    """Of the train photos that are not near-grey."""
     refused: list[Refused]
     """Photos that were meant for this shard and are in quarantine."""
 
 
 class ShardWriter:
-    """Writes rows as they come, a few megabytes at a time; every row group is of one split."""
+    """Writes rows as they come, a few megabytes at a time; every row group is of one split.
 
-    def __init__(self, file: HashedFile, key: str) -> None:
+    Args: near_grey_chroma: photos with less mean chroma are counted as near-grey.
+    """
+
+    def __init__(self, file: HashedFile, key: str, near_grey_chroma: float = 0.0) -> None:
         self._key = key
+        self._near_grey_chroma = near_grey_chroma
         self._writer = pq.ParquetWriter(
             file,
             SCHEMA,
@@ -77,20 +90,26 @@ class ShardWriter:
         )
         self._pending: dict[str, list[Row]] = {split: [] for split in SPLITS}
         self._counts: Counter[str] = Counter()
-        self._smallest: dict[str, Smallest] = {}
+        self._near_grey: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
+        self._smallest: dict[str, Size] = {}
+        self._largest: dict[str, Size] = {}
         self._ab = merged([])
+        self._colors: list[AbStatistics] = []
         self._refused: list[Refused] = []
 
     def add(self, row: Row) -> None:
         """Store one photo."""
         split = row.split
         self._counts[split] += 1
-        known = self._smallest.get(split, Smallest(height=row.height, width=row.width))
-        self._smallest[split] = Smallest(
-            height=min(known.height, row.height), width=min(known.width, row.width)
-        )
-        if split == "train":
-            self._ab = merged([self._ab, row.colors])
+        size = Size(height=row.height, width=row.width)
+        for known, extreme in ((self._smallest, min), (self._largest, max)):
+            known[split] = combined([known.get(split, size), size], extreme)
+        near_grey = bool(np.float32(row.chroma) < np.float32(self._near_grey_chroma))
+        self._near_grey[split] += near_grey
+        self._notes.update(filter(None, row.notes.split(",")))
+        if split == "train" and not near_grey:
+            self._colors.append(row.colors)
         pending = self._pending[split]
         pending.append(row)
         if sum(len(waiting.L) + len(waiting.ab) for waiting in pending) >= ROW_GROUP_BYTES:
@@ -108,6 +127,9 @@ class ShardWriter:
             key=self._key,
             counts={split: self._counts[split] for split in SPLITS},
             smallest=self._smallest,
+            largest=self._largest,
+            near_grey={split: self._near_grey[split] for split in SPLITS},
+            notes=dict(sorted(self._notes.items())),
             ab=self._ab,
             refused=self._refused,
         )
@@ -116,12 +138,21 @@ class ShardWriter:
         return summary
 
     def _flush(self, split: str) -> None:
+        self._ab = merged([self._ab, *self._colors])
+        self._colors.clear()
         rows = self._pending[split]
         if not rows:
             return
         columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
         self._writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
         rows.clear()
+
+
+def combined(sizes: Sequence[Size], extreme: Callable[[Iterable[int]], int]) -> Size:
+    """The extreme height and width of some sizes; `extreme` is min or max."""
+    return Size(
+        height=extreme(size.height for size in sizes), width=extreme(size.width for size in sizes)
+    )
 
 
 def finished_shard(

@@ -10,19 +10,20 @@ a split are numbered in the order of the manifest's shards. Reading needs pyarro
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Int64, UInt8
 
-from tintlab.data.encoding import from_bytes
+from tintlab.data.encoding import from_planes
 from tintlab.data.manifest import Manifest, ShardEntry
+from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.shard_writer import SCHEMA
 from tintlab.data.split import SPLITS
 from tintlab.data.storage import full_uri, hash_of, is_local, resolve
@@ -31,9 +32,6 @@ from tintlab.errors import ConfigError, IntegrityError
 __all__ = ["SCHEMA", "Manifest", "Photo", "Shards", "open_shards", "verify"]
 
 _REMEDY = "restore the file, or delete the folder and run tintlab prepare again"
-
-CACHE_BYTES = 256 << 20
-"""Decompressed pixels a reader keeps: twice the 32 row groups that are shuffled together."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,27 @@ class _Split:
     ids: list[str]
     sizes: Int[np.ndarray, "photos 2"]
     """Height and width."""
+    chroma: Float32[np.ndarray, "photos"]
+    """Mean chroma in CIE units."""
     groups: list[_RowGroup]
 
 
 class Shards:
     """A data set, open for reading by (split, index). Holds no file open, so it can be pickled."""
 
-    def __init__(self, fs: fsspec.AbstractFileSystem, root: str, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        fs: fsspec.AbstractFileSystem,
+        root: str,
+        manifest: Manifest,
+        disk: LocalDisk | None = None,
+    ) -> None:
         self.manifest = manifest
         self._fs = fs
         self._root = root
         self._footers: list[pq.FileMetaData] = []
-        self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._cached_bytes = 0
+        self._memory = Memory()
+        self._disk = disk
         self._splits = self._index()
 
     @property
@@ -88,13 +94,29 @@ class Shards:
         """Photos in a split."""
         return len(self._of(split).ids)
 
-    def ids(self, split: str) -> list[str]:
-        """Names of the photos of a split, in order."""
-        return list(self._of(split).ids)
+    def ids(self, split: str, indices: Sequence[int] | None = None) -> list[str]:
+        """Names of the photos of a split, in order, or of some of them."""
+        ids = self._of(split).ids
+        return list(ids) if indices is None else [ids[index] for index in indices]
 
     def sizes(self, split: str) -> Int[np.ndarray, "photos 2"]:
         """Height and width of the photos of a split, in order."""
         return self._of(split).sizes
+
+    def chroma(self, split: str) -> Float32[np.ndarray, "photos"]:
+        """Mean chroma in CIE units of the photos of a split, in order."""
+        return self._of(split).chroma
+
+    def near_grey(self, split: str) -> Int64[np.ndarray, "near_grey"]:
+        """Indices of the photos of a split that are near-grey, in order."""
+        return np.flatnonzero(self._of(split).chroma < np.float32(self.manifest.near_grey_chroma))
+
+    def trainable(self, split: str) -> Int64[np.ndarray, "trainable"]:
+        """Indices of the photos to train on, in order: all but the near-grey ones.
+
+        Those would teach a model that grey is a likely colour for anything.
+        """
+        return np.flatnonzero(self._of(split).chroma >= np.float32(self.manifest.near_grey_chroma))
 
     def group_starts(self, split: str) -> Sequence[int]:
         """Index of the first photo of each run that is stored and read together."""
@@ -105,16 +127,26 @@ class Shards:
 
         Raises: IntegrityError: the shard cannot be read any more.
         """
+        planes = self.planes(split, index)
+        return Photo(self._of(split).ids[index], *from_planes(*planes))
+
+    def planes(
+        self, split: str, index: int
+    ) -> tuple[UInt8[np.ndarray, "2 H W"], UInt8[np.ndarray, "4 H W"]]:
+        """The byte planes of one photo, L and ab, as `tintlab.data.encoding` describes them.
+
+        Not copied and not to be changed: cutting a crop out of them costs no more than the crop.
+        Raises: IntegrityError: the shard cannot be read any more.
+        """
         of = self._of(split)
         if not 0 <= index < len(of.ids):
             raise IndexError(f"split {split} holds {len(of.ids)} photos, got index {index}")
         group = of.groups[bisect_right(of.groups, index, key=lambda group: group.first) - 1]
-        pixels = self._row_group(group)
-        row = index - group.first
+        pixels = self._memory.get(
+            (group.shard, group.row_group), lambda: self._row_group(of, group)
+        )
         height, width = (int(side) for side in of.sizes[index])
-        L_bytes, ab_bytes = (memoryview(pixels[name][row].as_buffer()) for name in ("L", "ab"))
-        L, ab = from_bytes(L_bytes, ab_bytes, height, width)
-        return Photo(of.ids[index], L, ab)
+        return pixels.planes(index - group.first, height, width)
 
     def source_hashes(self) -> set[str]:
         """SHA-256 of the files that the photos were made from."""
@@ -158,12 +190,14 @@ class Shards:
         """Read everything but the pixels of every shard."""
         ids: dict[str, list[str]] = {split: [] for split in SPLITS}
         sizes: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        chroma: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         groups: dict[str, list[_RowGroup]] = {split: [] for split in SPLITS}
         for shard in range(len(self.manifest.shards)):
             with self._open(shard) as file:
                 self._footers.append(file.metadata)
                 try:
-                    rows = file.read(["id", "split", "height", "width"], use_threads=False)
+                    columns = ["id", "split", "height", "width", "chroma"]
+                    rows = file.read(columns, use_threads=False)
                 except (OSError, pa.ArrowInvalid) as error:
                     raise self._unreadable(shard, error) from None
                 lengths = [
@@ -180,48 +214,75 @@ class Shards:
                 sizes[split].append(
                     np.stack([part["height"].to_numpy(), part["width"].to_numpy()], axis=1)
                 )
+                chroma[split].append(part["chroma"].to_numpy())
         found = {split: len(names) for split, names in ids.items()}
         if found != self.manifest.counts:
             raise IntegrityError(
                 f"{self.uri} holds {found} photos and its manifest says {self.manifest.counts}; "
                 f"{_REMEDY}"
             )
-        empty = np.zeros((0, 2), np.int32)
+        no_sizes, no_chroma = np.zeros((0, 2), np.int32), np.zeros(0, np.float32)
         return {
-            split: _Split(ids[split], np.concatenate([empty, *sizes[split]]), groups[split])
+            split: _Split(
+                ids[split],
+                np.concatenate([no_sizes, *sizes[split]]),
+                np.concatenate([no_chroma, *chroma[split]]),
+                groups[split],
+            )
             for split in SPLITS
         }
 
-    def _row_group(self, group: _RowGroup) -> pa.Table:
-        """The pixels of a row group, from the cache or from the file."""
-        key = (group.shard, group.row_group)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+    def _row_group(self, of: _Split, group: _RowGroup) -> GroupPixels:
+        """The pixels of a row group, from the local disk or from the shard."""
+        rows = self._footers[group.shard].row_group(group.row_group).num_rows
+        areas = of.sizes[group.first : group.first + rows].astype(np.int64).prod(axis=1)
+        starts = np.concatenate([[0], np.cumsum(areas)])  # (photos + 1,)
+        shard = self.manifest.shards[group.shard].sha256
+        if self._disk:
+            kept = self._disk.get(shard, group.row_group, starts[:-1], int(starts[-1]))
+            if kept:
+                return kept
         with self._open(group.shard) as file:
             try:
-                pixels = file.read_row_group(group.row_group, ["L", "ab"], use_threads=False)
+                table = file.read_row_group(group.row_group, ["L", "ab"], use_threads=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise self._unreadable(group.shard, error) from None
-        self._cache[key] = pixels
-        self._cached_bytes += pixels.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= dropped.nbytes
-        return pixels
+        columns = []
+        for name, bytes_per_px in (("L", 2), ("ab", 4)):
+            _, offsets, values = table[name].combine_chunks().buffers()
+            ends = np.frombuffer(offsets, np.int32)[: rows + 1]
+            if not np.array_equal(ends, starts * bytes_per_px):
+                wrong = ValueError(f"{name} does not have {bytes_per_px} bytes for every pixel")
+                raise self._unreadable(group.shard, wrong)
+            columns.append(np.frombuffer(values, np.uint8, int(ends[-1])))
+        if self._disk and self._disk.put(shard, group.row_group, columns):
+            kept = self._disk.get(shard, group.row_group, starts[:-1], int(starts[-1]))
+            if kept:
+                return kept
+        # Copied, so that Arrow's memory is free for the next row group: it takes three times as
+        # much while it decompresses, and the system's fresh pages cost more than zstd does.
+        L, ab = (column.copy() for column in columns)
+        return GroupPixels(L, ab, starts[:-1])
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+        return {**self.__dict__, "_memory": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._memory = Memory()  # what was decompressed stays with the process that did it
 
 
-def open_shards(uri: str) -> Shards:
+def open_shards(uri: str, keep_pixels: Path | None = None) -> Shards:
     """Open a data set for reading.
 
+    Args: keep_pixels: a folder on a local disk where decompressed pixels are kept between epochs.
     Raises: EnvironmentFault: there is none. IntegrityError: another version, or a shard is missing
         or has another size; hashes are checked by `verify`.
     """
     fs, root = resolve(uri)
-    return Shards(fs, root, Manifest.read(fs, root))
+    manifest = Manifest.read(fs, root)
+    names = frozenset(shard.sha256 for shard in manifest.shards)
+    return Shards(fs, root, manifest, LocalDisk(keep_pixels, names) if keep_pixels else None)
 
 
 def verify(uri: str) -> list[str]:

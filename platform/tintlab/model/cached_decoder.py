@@ -92,14 +92,10 @@ class _Gated:
         both = like.new_ones(2 * gate_width)
         both[gate_width:] = 0.5  # sigmoid(o) = (1 + tanh(o / 2)) / 2
 
-        self.norm, self.kernel = (
-            block.norm_vertical,
-            _RowKernel(block.vertical, batch, columns, both),
-        )
-        cond_weight, cond_bias = (
-            (part * both.repeat(2)[:, None] if part.dim() == 2 else part * both.repeat(2))
-            for part in (block.condition.weight, block.condition.bias)
-        )
+        self.norm = block.norm_vertical
+        self.kernel = _RowKernel(block.vertical, batch, columns, both)
+        cond_weight = block.condition.weight * both.repeat(2)[:, None]  # vertical | horizontal
+        cond_bias = block.condition.bias * both.repeat(2)
         self.kernel.bias = self.kernel.bias + cond_bias[: 2 * gate_width]
         self.cond_vertical, self.cond_horizontal = (
             part.T.contiguous() for part in cond_weight.chunk(2)
@@ -196,7 +192,7 @@ class CachedDecoder:
             for count in decoder.attention_after
         ]
         self.layers = list(zip(self.gated, self.attending, strict=True))
-        self.rotation = grid_rotation(rows, columns, cond)
+        self.rotation = grid_rotation(rows, columns, cond) if attention else None
         self.turn_all = 4 * width // HEAD_CHANNELS  # halves of heads in a query and a key
 
         self.read = after_norm(self.head.norm, self.head.hidden)
@@ -240,7 +236,7 @@ class CachedDecoder:
         else:
             offsets = noise.to(self.out_bias) + self.out_bias
         self.offsets = [of_column.unbind(0) for of_column in offsets.unbind(0)]
-        if any(self.attending):
+        if self.rotation is not None:
             first = self.row * self.columns
             of_row = Rotation(*(table[first : first + self.columns] for table in self.rotation))
             self.cos, self.sin = (table.repeat(1, self.turn_all).unbind(0) for table in of_row)

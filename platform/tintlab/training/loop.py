@@ -265,11 +265,10 @@ class _Course:
         )
 
     def _batches(self) -> Iterator[Batch]:
-        data, training = self.config.data, self.config.training
+        training = self.config.training
         return train_batches(
             self.shards,
-            data.crop_px,
-            data.flip,
+            self.config.data,
             self.micro_batch,
             training.seed,
             rank=self.rank,

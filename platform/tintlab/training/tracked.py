@@ -88,8 +88,8 @@ def train_tracked(
     """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     require_trunk(config.loss)  # before there is a run that could only fail
-    shards = open_shards(shards_uri)
     folder = run_folder(workspace, request.identity)
+    shards = open_shards(shards_uri, keep_pixels=Path(workspace.pixels))
     check_same_experiment(folder, config, shards)
     if (folder / OUTCOME).exists():
         return Outcome(**json.loads((folder / OUTCOME).read_text()))

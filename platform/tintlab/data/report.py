@@ -1,0 +1,154 @@
+"""The report of a preparation, for machines and for people.
+
+report.json       PrepareReport: what was counted
+report.parquet    one row per input: what became of it, and why
+report.html       the same counts with examples and pictures, in one file that needs no other
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tintlab.data.account import QUARANTINED, Outcome, PrepareReport
+from tintlab.data.contact_sheet import ab_histogram, data_uri, evenly, thumbnails
+from tintlab.data.reasons import NOTES, REASONS
+from tintlab.data.shards import Shards
+from tintlab.data.split import SPLITS
+from tintlab.data.storage import written
+
+FORMAT, VERSION = "tintlab-prepare-report", 1
+
+THUMBNAILS = 12
+"""Pictures of each split, and of near-grey photos."""
+EXAMPLES = 20
+"""Files named for each reason; report.parquet has all."""
+
+SCHEMA = pa.schema([(name, pa.string()) for name in Outcome._fields])
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
+       color: #222; background: #fff }
+table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left;
+       vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums }
+.bar { background: #d97b29; height: .8em; display: inline-block; min-width: 2px }
+figure { display: inline-block; margin: 0 .5em .5em 0 } figcaption { font-size: 10px; color: #666 }
+code { overflow-wrap: anywhere } details { margin: .3em 0 }
+"""
+
+
+def write_reports(
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    report: PrepareReport,
+    outcomes: Sequence[Outcome],
+    shards: Shards,
+) -> None:
+    """Write the three files, each whole or not at all; older ones are replaced.
+
+    Raises: OSError: the storage failed.
+    """
+    document = {"format": FORMAT, "version": VERSION, **asdict(report)}
+    with written(fs, f"{root}/report.json") as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
+    columns = [list(column) for column in zip(*outcomes, strict=True)]
+    with written(fs, f"{root}/report.parquet") as file:
+        pq.write_table(pa.table(columns, schema=SCHEMA), file, compression="zstd")
+    with written(fs, f"{root}/report.html") as file:
+        file.write(html(report, outcomes, shards).encode())
+
+
+def html(report: PrepareReport, outcomes: Sequence[Outcome], shards: Shards) -> str:
+    """The page."""
+    sums = [
+        ("inputs", report.inputs),
+        ("= stored", report.stored),
+        ("+ duplicates", report.duplicates),
+        ("+ quarantined", report.quarantined),
+    ]
+    near_grey = [(split, int(index)) for split in SPLITS for index in shards.near_grey(split)]
+    some_grey = [near_grey[at] for at in evenly(len(near_grey), THUMBNAILS)]
+    body = [
+        "<h1>Preparation of Lab shards</h1>",
+        f"<p>Data set <code>{escape(report.fingerprint)}</code>, generation {report.generation}; "
+        f"{report.decoded:,} photos decoded in {report.seconds:.1f} s.</p>",
+        _bars(sums, report.inputs),
+        f"<p>{report.left_out:,} files were left out and are no inputs: hidden ones, and files in "
+        "tars that are not images by name.</p>",
+        "<h2>Quarantine</h2>",
+        *_quarantine(report, outcomes),
+        "<h2>What decoding had to do</h2>",
+        _notes(report),
+        "<h2>Near-grey photos</h2>",
+        f"<p>{len(near_grey):,} photos have a mean chroma under "
+        f"{shards.manifest.near_grey_chroma:g}. They are stored, and training leaves them out.</p>",
+        _figures(shards, some_grey),
+        "<h2>The data set</h2>",
+    ]
+    for split in SPLITS:
+        chosen = [(split, index) for index in evenly(shards.count(split), THUMBNAILS)]
+        body += [f"<h3>{split}: {shards.count(split):,} photos</h3>", _figures(shards, chosen)]
+    histogram = data_uri(ab_histogram(shards.manifest.ab))
+    body += [
+        "<h3>Colours that are trained on</h3>",
+        f'<img src="{histogram}" alt="histogram of a and b">',
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<title>Preparation of Lab shards</title>"
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _quarantine(report: PrepareReport, outcomes: Sequence[Outcome]) -> list[str]:
+    if not report.quarantined:
+        return ["<p>Nothing.</p>"]
+    examples: dict[str, list[Outcome]] = {reason: [] for reason in report.reasons}
+    for item in outcomes:
+        if item.outcome == QUARANTINED and len(examples[item.reason]) < EXAMPLES:
+            examples[item.reason].append(item)
+    parts = [_bars(sorted(report.reasons.items(), key=lambda r: -r[1]), report.quarantined)]
+    for reason, items in examples.items():
+        rows = "".join(
+            f"<tr><td><code>{escape(item.path)}</code></td><td>{escape(item.message)}</td></tr>"
+            for item in items
+        )
+        count = report.reasons[reason]
+        more = f", the first {EXAMPLES} of {count:,}" if count > EXAMPLES else ""
+        parts.append(
+            f"<details><summary>{escape(reason)}{more}. {escape(REASONS[reason])}</summary>"
+            f"<table>{rows}</table></details>"
+        )
+    return parts
+
+
+def _notes(report: PrepareReport) -> str:
+    if not report.notes:
+        return "<p>Nothing beside decoding.</p>"
+    rows = "".join(
+        f'<tr><td>{escape(note)}</td><td class="n">{count:,}</td>'
+        f"<td>{escape(NOTES[note])}</td></tr>"
+        for note, count in report.notes.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def _bars(counts: Sequence[tuple[str, int]], whole: int) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td>'
+        f'<td><span class="bar" style="width:{20 * count / max(whole, 1):.2f}em"></span></td></tr>'
+        for name, count in counts
+    )
+    return f"<table>{rows}</table>"
+
+
+def _figures(shards: Shards, photos: Sequence[tuple[str, int]]) -> str:
+    return "".join(
+        f'<figure><img src="{data_uri(image)}" alt=""><figcaption>{escape(name)}</figcaption>'
+        "</figure>"
+        for name, image in thumbnails(shards, photos)
+    )
