@@ -31,18 +31,15 @@ Experiments with autoregressive image colorizers, distributed by Ray.
 {chr(10).join(f"  {name:<10}{text}" for name, text in STAGES.items())}
 
 tintlab STAGE --help lists the options of a stage. All take --workspace, --json.
-Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict,
-6 gate refused, 7 integrity, 8 budget reached, 130 and 143 stopped by a signal."""
+Exit codes: 0 ok, 2 usage, 3 environment, 4 some items failed, 5 conflict, 6 gate refused,
+7 integrity, 8 budget reached, 130 and 143 stopped by a signal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; returns its exit code."""
-    given = [*(sys.argv[1:] if argv is None else argv)]
-    if not given or given[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if given else 2
-    if given[0] == "--version":
-        print(f"tintlab {__version__}")
+    given = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if given[0] in ("-h", "--help", "--version"):
+        print(f"tintlab {__version__}" if given[0] == "--version" else HELP)
         return 0
     return run(partial(_stage, given[0], given[1:]), as_json="--json" in given)
 

@@ -19,7 +19,6 @@ from tintlab.model.artifact import load_model
 from tintlab.tracking.models import FoundModel
 from tintlab.tracking.store import asking
 
-
 _FIGURES = ("psnr_db", "ssim", "ciede2000", "colorfulness_ratio", "diversity_ab")
 """Of the sampled pictures, as they are called in the summary and, after the split, in a run."""
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tintlab.color.lab import lab_to_rgb_tensor
+from tintlab.color.lab_tensor import lab_to_rgb_tensor
 from tintlab.config import ExperimentConfig
 from tintlab.data.ab_statistics import AbStatistics
 from tintlab.model.colorizer import Colorizer
