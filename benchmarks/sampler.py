@@ -1,6 +1,6 @@
 """Exact sampling: every activation once, against one decoder forward for every token.
 
-    python benchmarks/sampler.py [--quick]
+    python benchmarks/sampler.py [--quick] [--threads 1]
 
 The default colorizer with random weights draws colours on chroma grids of 16, 32 and 64, one photo
 and 16 at once; `/attention` adds a block of self-attention to encoder and decoder. Both samplers
@@ -14,6 +14,10 @@ step          one position of the cached sampler, both channels, with its share 
               row and of rewriting the weights: the sample without the encoder, over positions
 floor         one matrix product (B, D) x (D, n) with as many multiply-adds as a position's layers
 exponent      slope of log time over log positions, 16x16 to 64x64
+
+With one thread, times are those that the core worked for the candidate, which another program on
+the machine cannot lengthen; with more, they are by the clock. More threads help the naive sampler's
+large forwards, and not the small products of a step.
 
 All forwards of the naive sampler cost the same, because each computes the whole grid: FORWARDS of
 them are timed and multiplied by the number of tokens. The smallest grid is also run in full
@@ -58,9 +62,10 @@ def photos(model: Colorizer, grid: int, batch: int) -> Tensor:
 
 
 def timed(work: Callable[[], object]) -> float:
-    started_s = time.perf_counter()
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started_s = now()
     work()
-    return time.perf_counter() - started_s
+    return now() - started_s
 
 
 def cached_candidate(model: Colorizer, grid: int, batch: int) -> Callable[[], dict[str, float]]:
@@ -100,6 +105,13 @@ def naive_candidate(model: Colorizer, grid: int, batch: int) -> Callable[[], dic
     return measure
 
 
+def naive_in_full(model: Colorizer, L: Tensor) -> tuple[Tensor, float]:
+    """The tokens of the naive sampler, and its time."""
+    found: list[Tensor] = []
+    seconds = timed(lambda: found.append(sample(model, L, seeds=[0], naive=True)))
+    return found[0], seconds
+
+
 def multiply_adds(model: Colorizer, positions: int) -> int:
     """Of one position of one photo: every weight of the decoder is used once, but for tables;
     attention reads the keys and the values of half of the positions on average."""
@@ -135,7 +147,10 @@ def exponent(positions: list[int], seconds: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="grids 16 and 32, without attention")
-    quick = parser.parse_args().quick
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    quick = given.quick
     grids = GRIDS[:2] if quick else GRIDS
     models = {"": built(0)} if quick else {"": built(0), "/attention": built(1)}
 
@@ -148,9 +163,7 @@ def main() -> None:
     for kind, model in models.items():
         L = photos(model, GRIDS[0], 1)
         cached = sample(model, L, seeds=[0])
-        started_s = time.perf_counter()
-        naive = sample(model, L, seeds=[0], naive=True)
-        in_full[f"16x16/B1{kind}"] = time.perf_counter() - started_s
+        naive, in_full[f"16x16/B1{kind}"] = naive_in_full(model, L)
         metrics["same_tokens"][f"16x16/B1{kind}"] = (cached == naive).double().mean().item()
         for batch in BATCHES:
             for grid in grids:
@@ -176,7 +189,8 @@ def main() -> None:
     extra = {
         "naive_16x16_B1_in_full_s": in_full,
         "naive_forwards_timed": FORWARDS,
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": given.threads,
+        "clock": "core" if given.threads == 1 else "wall",
     }
     print(report("sampler", metrics | extra, baseline, ratio, ("torch",)))
 

@@ -15,6 +15,7 @@ from side_by_side import report, show
 
 from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import open_shards
+from tintlab.errors import TintlabError
 from tintlab.evaluation.decodes import Measures, measured, photo_seed, summarised
 from tintlab.evaluation.ladder import evaluating, no_photos
 from tintlab.evaluation.picture import GAP_PX, grey_from, rgb_from, save_png
@@ -111,4 +112,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TintlabError as error:
+        show(f"temperature: {error}")
+        raise SystemExit(error.exit_code) from None

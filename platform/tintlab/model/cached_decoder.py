@@ -67,15 +67,19 @@ class _RowKernel:
         self.bias = kernel.bias if scale is None else kernel.bias * scale
         width = kernel.in_channels
         self.padded = weight.new_zeros(batch, columns + 2, width)
-        self.above = weight.new_zeros(batch * columns, 3 * width)
+        self.windows = self.padded.unfold(1, 3, 1).transpose(2, 3)  # (B, w, 3, D), overlapping
+        above, around = weight.new_empty(2, batch, columns, 3, width).unbind(0)
+        self.above, self.around = above, around
+        self.at_top = True
 
     def __call__(self, row: Float[Tensor, "B w D"]) -> Float[Tensor, "positions E"]:
         """Args: row: the row below the one of the last call, or the first one."""
         self.padded[:, 1:-1] = row
-        windows = self.padded.unfold(1, 3, 1).transpose(2, 3)  # (B, w, 3, D), overlapping
-        around = windows.clone(memory_format=torch.contiguous_format).view(self.above.shape)
-        out = torch.addmm(self.bias, self.above, self.of_above).addmm_(around, self.of_row)
-        self.above = around
+        self.around.copy_(self.windows)
+        out = torch.addmm(self.bias, self.around.flatten(2).flatten(0, 1), self.of_row)
+        if not self.at_top:
+            out.addmm_(self.above.flatten(2).flatten(0, 1), self.of_above)
+        self.above, self.around, self.at_top = self.around, self.above, False
         return out
 
 
