@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -91,7 +92,7 @@ def written(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[HashedFile]:
                 os.fsync(stream.fileno())
         if is_local(fs):
             os.replace(temporary, path)
-            _sync_folder(folder)
+            sync_to_disk(folder)
         else:
             fs.mv(temporary, path)
     except BaseException:
@@ -109,9 +110,9 @@ def hash_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: str) -> None:
-    """Make a rename in a local folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_to_disk(path: str | Path) -> None:
+    """Make a local file, or the names in a local folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

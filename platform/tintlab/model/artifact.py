@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tintlab.config import ExperimentConfig, parsed, to_json
+from tintlab.data.storage import sync_to_disk
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
 
@@ -189,7 +190,7 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync_folder(staged)
+        sync_to_disk(staged)
         if folder.exists():
             folder.rename(replaced)
         try:
@@ -198,21 +199,13 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
             if replaced.exists():
                 replaced.rename(folder)
             raise
-        _sync_folder(folder.parent)
+        sync_to_disk(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _replaceable(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or not any(folder.iterdir())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(data: bytes) -> str:

@@ -17,7 +17,6 @@ here executes what it reads.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
@@ -31,6 +30,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from tintlab.config import ExperimentConfig, Settings
+from tintlab.data.storage import sync_to_disk
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.optimizer import Tensors, load_moments, moments_by_name
@@ -125,7 +125,7 @@ class Checkpoints:
             # Only a damaged checkpoint, which training did not continue from, can have this name.
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            _sync(self.folder)
+            sync_to_disk(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             size = sum(
@@ -258,23 +258,14 @@ def _write(folder: Path, tensors: dict[str, Tensors], state: State) -> None:
     files: dict[str, dict[str, Any]] = {}
     for name in (*tensors, STATE):
         file = folder / name
-        _sync(file)
+        sync_to_disk(file)
         with file.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         files[name] = {"sha256": sha256, "bytes": file.stat().st_size}
     manifest = {"format": FORMAT, "version": VERSION, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    _sync(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_to_disk(folder / MANIFEST)
+    sync_to_disk(folder)
 
 
 def _read(file: Path) -> bytes:
