@@ -18,6 +18,12 @@ from tintlab.errors import IntegrityError
 PHOTOS = 6
 
 
+@pytest.fixture(autouse=True)
+def whole_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is free on the disk of this machine may be used."""
+    monkeypatch.setattr(pixels, "FREE_BYTES", 0)
+
+
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     """Six train photos in three shards."""
@@ -85,6 +91,12 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
     assert not disk.put("a", 1, columns_of(10))
     assert [path.name for path in files_in(tmp_path)] == ["a-0"]
     assert disk.get("a", 1, np.zeros(1, np.int64), 10) is None
+
+
+def test_a_nearly_full_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "FREE_BYTES", 1 << 60)
+    assert not LocalDisk(tmp_path, frozenset({"a"})).put("a", 0, columns_of(10))
+    assert files_in(tmp_path) == []
 
 
 def test_other_data_sets_make_way_and_earlier_boots_are_forgotten(

@@ -2,9 +2,9 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,6 @@ from tintlab.data.images import MAX_PIXELS
 from tintlab.data.out_folder import claimed
 from tintlab.data.pace import Pace
 from tintlab.data.prepare import PrepareConfig, prepare
-from tintlab.data.prepare_tasks import shards_task
 from tintlab.data.shards import open_shards, verify
 from tintlab.data.storage import resolve
 from tintlab.errors import ConfigError, EnvironmentFault
@@ -231,24 +230,26 @@ def test_memory_of_one_process_is_no_place_for_workers(tmp_path: Path) -> None:
         prepare(["memory://somewhere"], str(tmp_path / "set"), CONFIG)
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file of this process grows beyond 8 kB."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("small_files")
 def test_a_shard_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    """In a process none of whose files may grow beyond 8 kB."""
     data = photo(0)
     put(tmp_path, a=data)
     photos = [[[str(tmp_path / "a.png")], "a.png", sha256(data).hexdigest()]]
-    shards = [{"key": "0" * 64, "photos": photos}]
-    config = PrepareConfig(short_side_px=None).model_dump()
-    made = shards_task({"out": str(tmp_path / "set"), "config": config, "shards": shards})
-    assert "File too large" in made["fault"]
+    task = {
+        "out": str(tmp_path / "set"),
+        "config": PrepareConfig(short_side_px=None).model_dump(mode="json"),
+        "shards": [{"key": "0" * 64, "photos": photos}],
+    }
+    code = f"""
+        import json, resource
+        from tintlab.data.prepare_tasks import shards_task
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
+        print(shards_task(json.loads({json.dumps(task)!r}))["fault"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large" in made.stdout
     assert list((tmp_path / "set").iterdir()) == []
 
 

@@ -33,7 +33,7 @@ MEMORY_BYTES = 256 << 20
 DISK_BYTES = 16 << 30
 """Decompressed pixels kept in a folder: 30,000 photos of 256 px."""
 
-FREE_SHARE = 0.2
+FREE_BYTES = 8 << 30
 """This much of a disk is left free, whatever DISK_BYTES says."""
 
 RECOUNT_EVERY = 64
@@ -178,6 +178,5 @@ class LocalDisk:
                 file.unlink(missing_ok=True)
             others = 0
         existing = next(path for path in (self._folder, *self._folder.parents) if path.exists())
-        disk = shutil.disk_usage(existing)
-        spare = disk.free - int(FREE_SHARE * disk.total)
+        spare = shutil.disk_usage(existing).free - FREE_BYTES
         self._room_bytes = max(min(self._limit_bytes - ours - others, spare), 0)
