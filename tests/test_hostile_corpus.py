@@ -76,7 +76,6 @@ def test_what_is_made_of_every_kind_by_chance_raises_nothing() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data's own settings
 def test_a_preparation_accounts_for_every_file_of_the_corpus(tmp_path: Path) -> None:
     folder, out = tmp_path / "photos", tmp_path / "set"
     expected = write_corpus(folder)

@@ -47,7 +47,6 @@ def test_no_photo_is_so_large_that_it_dominates() -> None:
     assert max(min(rgb.shape[:2]) for rgb in photos.values()) == 512
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data's settings warn
 def test_no_tile_of_one_split_is_in_another(shards_uri: str) -> None:
     shards = open_shards(shards_uri)
     ids: dict[str, set[str]] = {}

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,7 @@ from tintlab.data.rows import make_row
 from tintlab.data.shards import open_shards, verify
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 
-pytestmark = [
-    pytest.mark.usefixtures("ray_cluster"),
-    # Ray Data's settings warn about their own defaults.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 CONFIG = PrepareConfig(short_side_px=32, shard_rows=8)
 
@@ -113,23 +108,12 @@ def test_pixels_are_those_of_the_photos(photos: Path, tmp_path: Path) -> None:
         assert set(shards.ids(split)) == set(whole.ids(split))
 
 
-@pytest.fixture
-def one_worker() -> Iterator[None]:
-    from ray.data import DataContext, ExecutionResources
-
-    options = DataContext.get_current().execution_options
-    before = options.resource_limits
-    options.resource_limits = ExecutionResources(cpu=1)
-    yield
-    options.resource_limits = before
-
-
 def test_two_workers_write_the_same_bytes_as_one(
-    photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "broken.png").write_text("no picture")
     two = prepare([str(photos)], str(tmp_path / "two"), CONFIG)
-    request.getfixturevalue("one_worker")
+    monkeypatch.setattr("tintlab.data.prepare.CORES_PER_TASK", 2)  # all that the tests' Ray has
     elsewhere = tmp_path / "elsewhere" / "photos"
     shutil.copytree(photos, elsewhere)
     one = prepare([str(elsewhere)], str(tmp_path / "one"), CONFIG)

@@ -24,11 +24,7 @@ from tintlab.data.shards import open_shards, verify
 from tintlab.data.storage import resolve
 from tintlab.errors import ConfigError, EnvironmentFault
 
-pytestmark = [
-    pytest.mark.usefixtures("ray_cluster"),
-    # Ray Data's settings warn about their own defaults.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 CONFIG = PrepareConfig(short_side_px=32, shard_rows=8)
 OPTIONS = ["--short-side-px", "32", "--shard-rows", "8"]

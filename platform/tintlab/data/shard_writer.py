@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -143,9 +144,20 @@ class ShardWriter:
         rows = self._pending[split]
         if not rows:
             return
-        columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-        self._writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
+        columns = [_column([getattr(row, field.name) for row in rows], field) for field in SCHEMA]
+        self._writer.write_batch(pa.record_batch(columns, SCHEMA), row_group_size=len(rows))
         rows.clear()
+
+
+def _column(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    """Values as Arrow holds them; `pa.array` would first import pandas, in each worker."""
+    if pa.types.is_primitive(field.type):
+        buffer = np.array(values, np.float32 if pa.types.is_floating(field.type) else np.int32)
+        return pa.Array.from_buffers(field.type, len(values), [None, pa.py_buffer(buffer)])
+    data = [value.encode() if isinstance(value, str) else value for value in values]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(field.type, len(values), buffers)
 
 
 def combined(sizes: Sequence[Size], extreme: Callable[[Iterable[int]], int]) -> Size:
