@@ -3,8 +3,9 @@
     python benchmarks/loader.py [--quick]          needs: pip install 'tintlab[bench]'
 
 Every candidate gives batches of 64 crops in Lab, as float32 tensors, in random order, from photos
-of 256 px on the short side; crops are drawn by the same function. One process, pinned to one core,
-no worker processes or threads anywhere. Files are in the operating system's cache for all.
+of 256 px on the short side. All cut the same crop out of a photo in an epoch, drawn by the same
+code while it is timed. One process, pinned to one core, no worker processes or threads anywhere.
+Files are in the operating system's cache for all.
 
 The others decode JPEG with libjpeg-turbo (simplejpeg, its faster DCT) and convert only the crop,
 with tintlab's own conversion. They read the photos as they were taken (500x375, decoded at 6/8, the
@@ -12,9 +13,11 @@ crop's part made smaller), and again as small copies (256 px, quality 90), which
 the fastest that JPEG can be; ratio.crops_per_s is against the fastest of all. `mds_raw` stores
 decoded RGB in MDS: no JPEG, and listed apart.
 
-The first epoch is the one after opening: ours decompresses, and keeps the pixels on the local disk
-for the later ones. Its price in bytes is printed. Figures that end in _cpu count the time that the
-core worked for the candidate, which another program on the machine cannot lengthen.
+The first epoch is the one after opening. `shards` is what prepare writes unless told otherwise:
+uncompressed pixels, mapped into memory. `shards_zstd` is compressed: its first epoch decompresses
+and keeps the pixels on the local disk for the later ones. The price in bytes is printed. Figures
+that end in _cpu count the time that the core worked for the candidate, which another program on the
+machine cannot lengthen.
 """
 
 import argparse
@@ -38,15 +41,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from tintlab.color.lab import srgb_to_lab
 from tintlab.config import DataConfig, Workspace
-from tintlab.data.augment import random_place
-from tintlab.data.batches import train_batches
+from tintlab.data.augment import Place
+from tintlab.data.batches import Stream, train_batches
 from tintlab.data.images import resize
-from tintlab.data.shards import open_shards
+from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import EnvironmentFault, TintlabError
 
 CROP_PX, BATCH, SHORT_PX = 64, 64, 256
-Sample = tuple[int, bytes]
-"""A photo's number, and its JPEG file."""
+CONFIG = DataConfig(crop_px=CROP_PX, flip=False, loader_threads=0)
+Crop = Callable[[int, int], Place]
+"""Where to cut, by epoch and number of the photo."""
 
 
 def small(data: bytes) -> bytes:
@@ -54,14 +58,12 @@ def small(data: bytes) -> bytes:
     return jpeg(resize(simplejpeg.decode_jpeg(data), SHORT_PX))
 
 
-def cropped(data: bytes, number: int, epoch: int) -> np.ndarray:
-    """A random crop of a JPEG in Lab; one that is larger than 256 px is made smaller first."""
+def cropped(data: bytes, place: Place) -> np.ndarray:
+    """A crop of a JPEG in Lab; one that is larger than 256 px is made smaller first."""
     rgb = simplejpeg.decode_jpeg(
         data, fastdct=True, fastupsample=True, min_height=SHORT_PX, min_width=SHORT_PX
     )
     scale = min(rgb.shape[:2]) / SHORT_PX
-    height, width = (round(side / scale) for side in rgb.shape[:2])
-    place = random_place(height, width, CROP_PX, np.random.default_rng([epoch, number]))
     top, left, side = (round(v * scale) for v in (place.top, place.left, CROP_PX))
     part = rgb[top : top + side, left : left + side]
     if side != CROP_PX:
@@ -77,15 +79,16 @@ def stacked(crops: list[np.ndarray]) -> torch.Tensor:
 class JpegFiles(Dataset):
     """A plain data set over files, as PyTorch's tutorial has it."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], crop_of: Crop) -> None:
         self.paths = paths
+        self.crop_of = crop_of
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return cropped(self.paths[number].read_bytes(), number, self.epoch)
+        return cropped(self.paths[number].read_bytes(), self.crop_of(self.epoch, number))
 
 
 def crops_per_s(batches: Iterable[object], photos: int) -> tuple[float, float]:
@@ -110,9 +113,9 @@ def two_epochs(photos: int, epoch: Callable[[int], Iterable[object]]) -> dict[st
     }
 
 
-def files_candidate(paths: list[Path]) -> Callable[[], dict[str, float]]:
+def files_candidate(paths: list[Path], crop_of: Crop) -> Callable[[], dict[str, float]]:
     def measure() -> dict[str, float]:
-        data = JpegFiles(paths)
+        data = JpegFiles(paths, crop_of)
         loader = DataLoader(data, BATCH, shuffle=True, num_workers=0, collate_fn=stacked)
 
         def epoch(number: int) -> Iterable[object]:
@@ -130,7 +133,9 @@ def batched(samples: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         yield stacked(crops)
 
 
-def webdataset_candidate(paths: list[Path], folder: Path) -> Callable[[], dict[str, float]]:
+def webdataset_candidate(
+    paths: list[Path], crop_of: Crop, folder: Path
+) -> Callable[[], dict[str, float]]:
     import webdataset
 
     folder.mkdir()
@@ -143,14 +148,16 @@ def webdataset_candidate(paths: list[Path], folder: Path) -> Callable[[], dict[s
         data = webdataset.WebDataset(urls, shardshuffle=100, seed=0).shuffle(1000)
 
         def epoch(number: int) -> Iterable[object]:
-            return batched(cropped(s["jpg"], int(s["__key__"]), number) for s in data)
+            return batched(cropped(s["jpg"], crop_of(number, int(s["__key__"]))) for s in data)
 
         return two_epochs(len(paths), epoch)
 
     return measure
 
 
-def mds_candidate(paths: list[Path], folder: Path, raw: bool) -> Callable[[], dict[str, float]]:
+def mds_candidate(
+    paths: list[Path], crop_of: Crop, folder: Path, raw: bool
+) -> Callable[[], dict[str, float]]:
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -161,10 +168,9 @@ def mds_candidate(paths: list[Path], folder: Path, raw: bool) -> Callable[[], di
             mds.write({"number": number, "photo": simplejpeg.decode_jpeg(data) if raw else data})
 
     def crop(sample: dict, number: int) -> np.ndarray:
+        place = crop_of(number, sample["number"])
         if not raw:
-            return cropped(sample["photo"], sample["number"], number)
-        draw = np.random.default_rng([number, sample["number"]])
-        place = random_place(*sample["photo"].shape[:2], CROP_PX, draw)
+            return cropped(sample["photo"], place)
         rows, columns = (slice(v, v + CROP_PX) for v in (place.top, place.left))
         return srgb_to_lab(sample["photo"][rows, columns])
 
@@ -176,15 +182,23 @@ def mds_candidate(paths: list[Path], folder: Path, raw: bool) -> Callable[[], di
     return measure
 
 
-def shards_candidate(uri: str, pixels: Path | None) -> Callable[[], dict[str, float]]:
-    config = DataConfig(crop_px=CROP_PX, loader_threads=0)
+def crops_of(shards: Shards) -> Crop:
+    """The crop that tintlab's own stream draws of a photo in an epoch, drawn by the same code."""
+    stream = Stream(shards, CONFIG, BATCH, seed=0)
+    row = {index: number for number, index in enumerate(stream.photos.tolist())}
+    place_in_stream = {
+        at // len(row) * len(row) + row[stream.drawn(at)[0]]: at for at in range(2 * len(row))
+    }
+    return lambda epoch, number: stream.drawn(place_in_stream[epoch * len(row) + number])[1]
 
+
+def shards_candidate(uri: str, pixels: Path | None) -> Callable[[], dict[str, float]]:
     def measure() -> dict[str, float]:
         if pixels:
             shutil.rmtree(pixels, ignore_errors=True)
         shards = open_shards(uri, pixels)
         photos = len(shards.trainable("train"))
-        stream = train_batches(shards, config, BATCH, seed=0)
+        stream = train_batches(shards, CONFIG, BATCH, seed=0)
         return two_epochs(photos, lambda _: islice(stream, -(-photos // BATCH)))
 
     return measure
@@ -196,8 +210,8 @@ def bytes_of(*paths: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def prepared(folder: Path, photos: int) -> tuple[str, list[Path]]:
-    """Shards of JPEG photos, and the files of those that are trained on, in the shards' order."""
+def prepared(folder: Path, photos: int) -> tuple[str, str, list[Path]]:
+    """Shards of JPEG photos, the same compressed, and the files that are trained on, in order."""
     from tintlab.cluster import connect
     from tintlab.data.prepare import PrepareConfig, prepare
 
@@ -205,19 +219,21 @@ def prepared(folder: Path, photos: int) -> tuple[str, list[Path]]:
     show(f"{photos} photos cut; preparing shards")
     with connect(Workspace.at(str(folder / "workspace"))):
         prepare([str(folder / "photos")], str(folder / "shards"), PrepareConfig())
+        compressed = PrepareConfig(compression="zstd")
+        prepare([str(folder / "photos")], str(folder / "shards_zstd"), compressed)
     shards = open_shards(str(folder / "shards"))
     by_id = {hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path for path in paths}
     kept = shards.ids("train", shards.trainable("train").tolist())
-    return str(folder / "shards"), [by_id[name] for name in kept]
+    return str(folder / "shards"), str(folder / "shards_zstd"), [by_id[name] for name in kept]
 
 
-def require_same_pictures(uri: str, copies: list[Path]) -> None:
-    """The small copies show what the shards hold, but for what JPEG loses."""
-    shards = open_shards(uri)
-    kept = shards.trainable("train").tolist()
-    for index, path in islice(zip(kept, copies, strict=True), 20):
-        L = srgb_to_lab(simplejpeg.decode_jpeg(path.read_bytes()))[..., 0]
-        assert np.abs(L - shards.photo("train", index).L).mean() < 3, path
+def require_same_crops(shards: Shards, copies: list[Path], crop_of: Crop) -> None:
+    """A batch of ours shows what the others cut out of the small copies, but for JPEG's losses."""
+    names = shards.ids("train", shards.trainable("train").tolist())
+    batch = next(train_batches(shards, CONFIG, BATCH, seed=0))
+    numbers = [names.index(name) for name in batch.ids]
+    others = np.stack([cropped(copies[at].read_bytes(), crop_of(0, at)) for at in numbers])
+    assert np.abs(batch.L[:, 0].numpy() - others[..., 0]).mean() < 3
 
 
 def main(photos: int) -> str:
@@ -232,7 +248,7 @@ def main(photos: int) -> str:
         ) from None
     with tempfile.TemporaryDirectory(prefix="tintlab-loader-") as name:
         folder = Path(name)
-        uri, taken = prepared(folder, photos)
+        uri, compressed_uri, taken = prepared(folder, photos)
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
@@ -241,24 +257,27 @@ def main(photos: int) -> str:
         copies = [folder / "small" / path.name for path in taken]
         for path, copy in zip(taken, copies, strict=True):
             copy.write_bytes(small(path.read_bytes()))
-        require_same_pictures(uri, copies)
+        shards = open_shards(uri)
+        crop_of = crops_of(shards)
+        require_same_crops(shards, copies, crop_of)
         ours = {
-            "shards": shards_candidate(uri, folder / "pixels"),
-            "shards_without_kept_pixels": shards_candidate(uri, None),
+            "shards": shards_candidate(uri, None),
+            "shards_zstd": shards_candidate(compressed_uri, folder / "pixels"),
         }
         others = {
-            "files_500x375": files_candidate(taken),
-            "files_256": files_candidate(copies),
-            "webdataset_500x375": webdataset_candidate(taken, folder / "tar"),
-            "webdataset_256": webdataset_candidate(copies, folder / "tar_256"),
-            "mds_500x375": mds_candidate(taken, folder / "mds", raw=False),
-            "mds_256": mds_candidate(copies, folder / "mds_256", raw=False),
-            "mds_raw": mds_candidate(copies, folder / "mds_raw", raw=True),
+            "files_500x375": files_candidate(taken, crop_of),
+            "files_256": files_candidate(copies, crop_of),
+            "webdataset_500x375": webdataset_candidate(taken, crop_of, folder / "tar"),
+            "webdataset_256": webdataset_candidate(copies, crop_of, folder / "tar_256"),
+            "mds_500x375": mds_candidate(taken, crop_of, folder / "mds", raw=False),
+            "mds_256": mds_candidate(copies, crop_of, folder / "mds_256", raw=False),
+            "mds_raw": mds_candidate(copies, crop_of, folder / "mds_raw", raw=True),
         }
         found = interleaved({**ours, **others})
         disk = {
             "shards": bytes_of(folder / "shards"),
-            "kept_pixels": bytes_of(folder / "pixels"),
+            "shards_zstd": bytes_of(folder / "shards_zstd"),
+            "kept_pixels_of_zstd": bytes_of(folder / "pixels"),
             "files_500x375": bytes_of(*taken),
             "files_256": bytes_of(*copies),
             "webdataset_256": bytes_of(folder / "tar_256"),
@@ -266,7 +285,7 @@ def main(photos: int) -> str:
             "mds_raw": bytes_of(folder / "mds_raw"),
         }
         share = len(taken) / photos  # the shards hold validation and test photos as well
-        disk["shards"] = int(disk["shards"] * share)
+        disk |= {name: int(disk[name] * share) for name in ours}
     jpegs = {name: found[name] for name in others if name != "mds_raw"}
     mine = found["shards"]
     best = {key: max(figures[key] for figures in jpegs.values()) for key in mine}
@@ -291,7 +310,7 @@ def main(photos: int) -> str:
             "crops_per_s_as_taken_first_epoch": mine["first_epoch"] / best_taken["first_epoch"],
             "crops_per_s_mds_raw": mine["later_epochs"] / found["mds_raw"]["later_epochs"],
             "bytes_of_shards": disk["shards"] / disk["files_256"],
-            "bytes_of_kept_pixels": disk["kept_pixels"] / disk["files_256"],
+            "bytes_of_shards_zstd": disk["shards_zstd"] / disk["files_256"],
         },
         ("torch", "webdataset", "mosaicml-streaming", "simplejpeg", "pyarrow"),
     )

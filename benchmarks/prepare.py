@@ -8,8 +8,8 @@ and Ray's start-up, which is also printed alone.
 baseline  ray.data.read_images(size=(256, 341)), rgb2lab of scikit-image, write_parquet. It is too
           slow to run on every photo: its pace is measured on BASELINE_PHOTOS after a warm-up, and
           its time for all photos is start-up + photos / pace. That is to its advantage.
-limit     our own function from bytes to an encoded row (decode, resize, Lab, pack, compress) in a
-          plain loop on one core, times the number of cores.
+limit     our own function from bytes to an encoded row (decode, resize, Lab, pack; pixels are not
+          compressed) in a plain loop on one core, times the number of cores.
 memory    PSS (memory of its own and its share of what is shared) summed over the process and all it
           started, Ray's own processes included, looked at once a second; the peak, with all photos
           and with a tenth of them.
@@ -78,15 +78,12 @@ def baseline(photos: str, out: str) -> dict[str, float]:
 def limit(photos: str, out: str) -> dict[str, float]:
     """Bytes to encoded rows in a plain loop, on one core."""
     import cv2
-    import pyarrow as pa
 
     from tintlab.data.prepare import PrepareConfig
     from tintlab.data.rows import Row, make_row
-    from tintlab.data.shard_writer import COMPRESSION, COMPRESSION_LEVEL
 
     cv2.setNumThreads(1)
     config = PrepareConfig(short_side_px=SHORT_PX)
-    codec = pa.Codec(COMPRESSION, COMPRESSION_LEVEL)
     files = [path.read_bytes() for path in sorted(Path(photos).iterdir())[:LIMIT_PHOTOS]]
 
     def loop(some: list[bytes]) -> None:
@@ -95,8 +92,6 @@ def limit(photos: str, out: str) -> dict[str, float]:
                 data, "photo.jpg", config.short_side_px, config.min_side_px, config.max_pixels
             )
             assert isinstance(row, Row), row
-            codec.compress(row.L)
-            codec.compress(row.ab)
 
     loop(files[:20])
     started_s = time.perf_counter()

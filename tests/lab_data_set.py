@@ -9,6 +9,7 @@ from PIL import Image
 
 from tintlab.data import manifest
 from tintlab.data.manifest import Manifest, Parameters, QuarantineSummary, ShardEntry
+from tintlab.data.prepare_config import Compression
 from tintlab.data.rows import Row, make_row
 from tintlab.data.shard_writer import ShardWriter
 from tintlab.data.split import RULE
@@ -39,7 +40,10 @@ def row_of(rgb: np.ndarray, split: str | None = None) -> Row:
 
 
 def write_data_set(
-    uri: str, shards: Iterable[Iterable[Row]], near_grey_chroma: float = 0.0
+    uri: str,
+    shards: Iterable[Iterable[Row]],
+    near_grey_chroma: float = 0.0,
+    compression: Compression = "none",
 ) -> Manifest:
     """A data set with these shards."""
     parameters: Parameters = {"near_grey_chroma": near_grey_chroma}
@@ -48,7 +52,7 @@ def write_data_set(
     for number, rows in enumerate(shards):
         path = f"{root}/shard-{number:016x}.parquet"
         with written(fs, path) as file:
-            writer = ShardWriter(file, key=f"{number:064x}")
+            writer = ShardWriter(file, key=f"{number:064x}", compression=compression)
             for row in rows:
                 writer.add(row)
             parts.append(writer.finish())

@@ -3,19 +3,24 @@
 from itertools import islice
 from pathlib import Path
 from threading import Barrier, Thread
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from lab_data_set import noise, row_of, write_data_set
 
 from tintlab.config import DataConfig
 from tintlab.data import pixels
 from tintlab.data.batches import Batch, train_batches
+from tintlab.data.mapped_pixels import mapped_pixels
 from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
+from tintlab.data.prepare_config import Compression
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import IntegrityError
 
 PHOTOS = 6
+ParquetWriter = pq.ParquetWriter
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +31,15 @@ def whole_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """Six train photos in three shards."""
+    """Six train photos in three compressed shards."""
+    return written_as(tmp_path / "shards", "zstd")
+
+
+def written_as(folder: Path, compression: Compression) -> str:
     rows = [row_of(noise(20, 20 + seed, seed), "train") for seed in range(PHOTOS)]
-    write_data_set(str(tmp_path / "shards"), [rows[:2], rows[2:4], rows[4:]])
-    return str(tmp_path / "shards")
+    shards = [rows[:2], rows[2:4], rows[4:]]
+    write_data_set(str(folder), shards, compression=compression)
+    return str(folder)
 
 
 def an_epoch(shards: Shards) -> list[Batch]:
@@ -64,6 +74,49 @@ def test_pixels_from_the_disk_are_those_of_the_shards(uri: str, tmp_path: Path) 
             assert one.ab.equal(other.ab)
     assert len(files_in(folder)) == 3
     assert sum(path.stat().st_size for path in files_in(folder)) == 6 * 20 * (6 * 20 + 15)
+
+
+def test_uncompressed_shards_are_mapped_and_not_kept(uri: str, tmp_path: Path) -> None:
+    plain = written_as(tmp_path / "plain", "none")
+    for path in Path(plain).glob("shard-*"):
+        footer, areas = pq.read_metadata(path), pq.read_table(path, columns=["height", "width"])
+        sizes = zip(*areas.to_pydict().values(), strict=True)
+        starts = np.cumsum([0, *(height * width for height, width in sizes)])
+        assert mapped_pixels(path, path.stat().st_size, footer, 0, starts) is not None
+    assert not (tmp_path / "pixels").exists()
+    an_epoch(open_shards(plain, tmp_path / "pixels"))
+    assert not (tmp_path / "pixels").exists()
+    for one, other in zip(an_epoch(open_shards(uri)), an_epoch(open_shards(plain)), strict=True):
+        assert one.ids == other.ids
+        assert one.L.equal(other.L)
+        assert one.ab.equal(other.ab)
+
+
+def test_shards_in_several_pages_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = written_as(tmp_path / "whole", "none")
+    monkeypatch.setattr("tintlab.data.shard_writer.PAGE_BYTES", 1)
+    monkeypatch.setattr("tintlab.data.shard_writer.pq.ParquetWriter", one_value_at_a_time)
+    cut = written_as(tmp_path / "cut", "none")
+    for one, other in zip(an_epoch(open_shards(whole)), an_epoch(open_shards(cut)), strict=True):
+        assert one.L.equal(other.L)
+
+
+def one_value_at_a_time(*args: Any, **options: Any) -> pq.ParquetWriter:
+    return ParquetWriter(*args, **options, write_batch_size=1)
+
+
+def test_an_uncompressed_shard_that_was_cut_or_lost_is_refused(tmp_path: Path) -> None:
+    uri = written_as(tmp_path / "plain", "none")
+    shards = open_shards(uri)
+    path = sorted(Path(uri).glob("shard-*"))[0]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(IntegrityError, match=f"{path.name} cannot be read"):
+        shards.photo("train", 0)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=f"{path.name} is missing"):
+        shards.photo("train", 0)
 
 
 def test_later_epochs_need_no_shard(uri: str, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def train_batches(
     if shards.count("train") == 0:
         raise ConfigError(f"the train split of {shards.uri} is empty; prepare more photos")
     require_fit(shards, "train", data.crop_px)
-    stream = _Stream(shards, data, batch_size, seed, rank, world_size)
+    stream = Stream(shards, data, batch_size, seed, rank, world_size)
     if not len(stream.photos):
         raise ConfigError(
             f"all {shards.count('train')} train photos of {shards.uri} are near-grey, and "
@@ -156,7 +156,7 @@ def epoch_order(
     return np.concatenate([generator.permutation(window) for window in windows])
 
 
-class _Stream:
+class Stream:
     """Every batch of one rank, each a function of its number."""
 
     def __init__(
@@ -165,8 +165,8 @@ class _Stream:
         data: DataConfig,
         batch_size: int,
         seed: int,
-        rank: int,
-        world_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._shards = shards
         self._data = data
@@ -187,13 +187,10 @@ class _Stream:
         """One batch; any thread may make it."""
         first = (number * self._world_size + self._rank) * self._batch_size
         indices, places, generators = [], [], []
-        for place in range(first, first + self._batch_size):
-            epoch, position = divmod(place, len(self.photos))
-            generator = np.random.default_rng([_AUGMENT, self._seed, epoch, position])
-            index = int(self._order(epoch)[position])
-            height, width = self._sizes[index].tolist()
+        for number in range(first, first + self._batch_size):
+            index, place, generator = self.drawn(number)
             indices.append(index)
-            places.append(random_place(height, width, self._data.crop_px, generator))
+            places.append(place)
             generators.append(generator)
         margin = margin_px(self._data)
         samples = _read(self._shards, "train", indices, [place.widened(margin) for place in places])
@@ -203,6 +200,14 @@ class _Stream:
                 for sample, generator in zip(samples, generators, strict=True)
             ]
         )
+
+    def drawn(self, number: int) -> tuple[int, Place, np.random.Generator]:
+        """A photo of the stream, of all ranks: its index, its crop, and what draws the rest."""
+        epoch, position = divmod(number, len(self.photos))
+        generator = np.random.default_rng([_AUGMENT, self._seed, epoch, position])
+        index = int(self._order(epoch)[position])
+        height, width = self._sizes[index].tolist()
+        return index, random_place(height, width, self._data.crop_px, generator), generator
 
     def _ordered(self, epoch: int) -> Int64[np.ndarray, "photos"]:
         return self.photos[epoch_order(self._group_starts, len(self.photos), self._seed, epoch)]

@@ -1,5 +1,6 @@
 """Decompressed pixels of row groups: in memory for a while, and on a local disk between epochs.
 
+Only of shards that are compressed or far away: others are mapped as they are (`mapped_pixels`).
 Decompressing a photo costs ten times what cutting a crop out of it does. So what was decompressed
 once may be kept in files that are mapped into memory: a crop then touches only its own pages, and
 several processes on a machine share them.
@@ -53,14 +54,18 @@ class GroupPixels:
     ab: UInt8[np.ndarray, "ab_bytes"]
     starts_px: Int64[np.ndarray, "photos"]
     """Pixels that come before each photo."""
+    length_bytes: int = 0
+    """Bytes that stand before each photo in both columns, and are no pixels."""
 
     def planes(
         self, row: int, height: int, width: int
     ) -> tuple[UInt8[np.ndarray, "2 H W"], UInt8[np.ndarray, "4 H W"]]:
         """The byte planes of one photo, not copied: high and low of L; high a, b, low a, b."""
         start, pixels = int(self.starts_px[row]), height * width
-        L = self.L[2 * start : 2 * (start + pixels)].reshape(2, height, width)
-        return L, self.ab[4 * start : 4 * (start + pixels)].reshape(4, height, width)
+        skip = self.length_bytes * (row + 1)
+        L = self.L[skip + 2 * start : skip + 2 * (start + pixels)]
+        ab = self.ab[skip + 4 * start : skip + 4 * (start + pixels)]
+        return L.reshape(2, height, width), ab.reshape(4, height, width)
 
     @property
     def nbytes(self) -> int:

@@ -271,7 +271,7 @@ class _Run:
 
 
 def _require_ray() -> None:
-    """Raises: EnvironmentFault: Ray is not connected; Ray Data would start one of its own."""
+    """Raises: EnvironmentFault: Ray is not connected; a task would start one of its own."""
     import ray
 
     if not ray.is_initialized():

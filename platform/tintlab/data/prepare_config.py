@@ -1,8 +1,12 @@
 """What is stored of each photo. Light to import: the command line's options come from here."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from tintlab.config import Settings
+
+Compression = Literal["none", "zstd"]
 
 
 class PrepareConfig(Settings):
@@ -18,4 +22,7 @@ class PrepareConfig(Settings):
     """Photos with less mean chroma than this are stored and flagged, and not trained on; 0 flags
     none. 2.3 is the least difference of colours that people notice (Mahy et al. 1994)."""
     shard_rows: int = Field(256, ge=1)
-    """Photos in one shard: about 80 MB at 256 px."""
+    """Photos in one shard: about 140 MB at 256 px."""
+    compression: Compression = "none"
+    """Of the pixels. With zstd they take half the room, and batches are made at a tenth of the pace
+    until they are decompressed and kept on a local disk."""

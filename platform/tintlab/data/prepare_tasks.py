@@ -23,7 +23,8 @@ def parameters_of(config: PrepareConfig) -> Parameters:
     return {
         **config.model_dump(),
         **encoding.PARAMETERS,
-        "compression": f"{shard_writer.COMPRESSION} {shard_writer.COMPRESSION_LEVEL}",
+        "zstd_level": shard_writer.COMPRESSION_LEVEL,
+        "page_bytes": shard_writer.PAGE_BYTES,
         "row_group_bytes": shard_writer.ROW_GROUP_BYTES,
     }
 
@@ -79,7 +80,7 @@ def _write_shard(
     reader: PhotoReader,
 ) -> tuple[ShardEntry, ShardSummary]:
     with written(fs, path) as file:
-        writer = ShardWriter(file, key, config.near_grey_chroma)
+        writer = ShardWriter(file, key, config.near_grey_chroma, config.compression)
         for place, name, sha256 in photos:
             row = _row(reader.read(Place(*place)), name, sha256, config)
             if isinstance(row, Undecodable):

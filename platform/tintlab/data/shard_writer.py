@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tintlab.config import Settings
 from tintlab.data.ab_statistics import AbStatistics, merged
 from tintlab.data.manifest import ShardEntry, Size
+from tintlab.data.prepare_config import Compression
 from tintlab.data.rows import Row
 from tintlab.data.split import SPLITS
 from tintlab.data.storage import HashedFile, hash_of
@@ -37,8 +38,11 @@ SCHEMA = pa.schema(
 ROW_GROUP_BYTES = 4 << 20
 """Pixels per row group, before compression: what one random read costs, and what a writer holds."""
 
-COMPRESSION, COMPRESSION_LEVEL = "zstd", 1
-"""Level 3 takes a third more time for 2 % less: measured on photos of 256 px."""
+COMPRESSION_LEVEL = 1
+"""Of zstd. Level 3 takes a third more time for 2 % less: measured on photos of 256 px."""
+
+PAGE_BYTES = 1 << 30
+"""More than a row group has, so that a column of one is one page: see `mapped_pixels`."""
 
 _SUMMARY_KEY = b"tintlab.summary"
 
@@ -75,19 +79,32 @@ class ShardSummary(Settings):
 class ShardWriter:
     """Writes rows as they come, a few megabytes at a time; every row group is of one split.
 
-    Args: near_grey_chroma: photos with less mean chroma are counted as near-grey.
+    Args: near_grey_chroma: photos with less mean chroma are counted as near-grey. compression: of
+        the pixels; the other columns are always compressed.
     """
 
-    def __init__(self, file: HashedFile, key: str, near_grey_chroma: float = 0.0) -> None:
+    def __init__(
+        self,
+        file: HashedFile,
+        key: str,
+        near_grey_chroma: float = 0.0,
+        compression: Compression = "none",
+    ) -> None:
         self._key = key
         self._near_grey_chroma = near_grey_chroma
+        others = [name for name in SCHEMA.names if name not in ("L", "ab")]
         self._writer = pq.ParquetWriter(
             file,
             SCHEMA,
-            compression=COMPRESSION,
-            compression_level=COMPRESSION_LEVEL,
+            compression=dict.fromkeys(others, "zstd") | dict.fromkeys(("L", "ab"), compression),
+            compression_level={
+                name: COMPRESSION_LEVEL
+                for name in SCHEMA.names
+                if name in others or compression == "zstd"
+            },
+            data_page_size=PAGE_BYTES,
             use_dictionary=False,
-            write_statistics=[name for name in SCHEMA.names if name not in ("L", "ab")],
+            write_statistics=others,
         )
         self._pending: dict[str, list[Row]] = {split: [] for split in SPLITS}
         self._counts: Counter[str] = Counter()

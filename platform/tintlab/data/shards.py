@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int, Int64, UInt8
 
 from tintlab.data.encoding import from_planes
 from tintlab.data.manifest import Manifest, ShardEntry
+from tintlab.data.mapped_pixels import mapped_pixels
 from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.shard_writer import SCHEMA
 from tintlab.data.split import SPLITS
@@ -233,11 +234,16 @@ class Shards:
         }
 
     def _row_group(self, of: _Split, group: _RowGroup) -> GroupPixels:
-        """The pixels of a row group, from the local disk or from the shard."""
+        """The pixels of a row group, mapped or kept on the local disk or read from the shard."""
         rows = self._footers[group.shard].row_group(group.row_group).num_rows
         areas = of.sizes[group.first : group.first + rows].astype(np.int64).prod(axis=1)
         starts = np.concatenate([[0], np.cumsum(areas)])  # (photos + 1,)
-        shard = self.manifest.shards[group.shard].sha256
+        entry = self.manifest.shards[group.shard]
+        if is_local(self._fs):
+            path, footer = Path(self._root, entry.name), self._footers[group.shard]
+            if mapped := mapped_pixels(path, entry.bytes, footer, group.row_group, starts):
+                return mapped
+        shard = entry.sha256
         if self._disk:
             kept = self._disk.get(shard, group.row_group, starts[:-1], int(starts[-1]))
             if kept:
@@ -275,7 +281,8 @@ class Shards:
 def open_shards(uri: str, keep_pixels: Path | None = None) -> Shards:
     """Open a data set for reading.
 
-    Args: keep_pixels: a folder on a local disk where decompressed pixels are kept between epochs.
+    Args: keep_pixels: a folder on a local disk where the pixels of compressed or remote shards are
+        kept between epochs.
     Raises: EnvironmentFault: there is none. IntegrityError: another version, or a shard is missing
         or has another size; hashes are checked by `verify`.
     """
