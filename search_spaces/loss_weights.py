@@ -13,8 +13,8 @@ SPACE = SearchSpace(
     fixed={"training.steps": 300, "training.eval_every_steps": 100, "model.depth": 3},
     search={
         "loss.parallel": FloatDistribution(0.01, 1.0, log=True),
-        "loss.label_smoothing": FloatDistribution(0.0, 0.05),
+        "loss.smoothing_sigma_ab": FloatDistribution(0.0, 5.0),
     },
-    start=({"loss.parallel": 1.0, "loss.label_smoothing": 0.0},),
+    start=({"loss.parallel": 1.0, "loss.smoothing_sigma_ab": 0.0},),
     num_trials=8,
 )

@@ -1,6 +1,7 @@
 """ab bins: nearest bin and back, the gamut of the joint grid, soft decode and its limits."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -272,3 +273,40 @@ def test_soft_decode_stays_on_the_device_of_its_logits(bins: Bins) -> None:
 def test_impossible_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be above 0, got"):
         FACTORED.soft_decode(torch.zeros(1, 2, 32, 1, 1), temperature)
+
+
+# Neighbours, and the colours that tokens say together.
+
+
+@pytest.mark.parametrize("config", [BinsConfig(), BinsConfig(kind="joint", joint_step=20)])
+def test_smoothed_targets_fall_off_with_distance_in_ab_and_sum_to_1(config: BinsConfig) -> None:
+    bins = make_bins(config)
+    targets = bins.neighbour_targets(8.0)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(bins.count))
+    distance = torch.cdist(bins.centers, bins.centers)
+    for k in (0, bins.count // 2):
+        nearest_first = distance[k].argsort(stable=True)
+        assert (targets[k][nearest_first].diff() <= 1e-9).all()
+        for j in (0, bins.count // 3):
+            ratio = (targets[k, j] / targets[k, k]).item()
+            assert ratio == pytest.approx(math.exp(-(distance[k, j].item() ** 2) / 128), abs=1e-6)
+
+
+@pytest.mark.parametrize("config", [BinsConfig(per_channel=8), BinsConfig(kind="joint")])
+def test_every_colour_has_a_number_and_a_centre(config: BinsConfig) -> None:
+    bins = make_bins(config)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(bins.count, (2, bins.channels, 3, 4), generator=generator)
+    numbers = bins.colors(tokens)
+    assert bins.color_centers().shape == (bins.color_count, 2)
+    assert torch.equal(bins.color_centers()[numbers].movedim(-1, 1), bins.decode(tokens))
+
+
+def test_joint_bins_are_all_displayable_and_factored_ones_are_not() -> None:
+    joint, factored = make_bins(BinsConfig(kind="joint")), make_bins(BinsConfig(per_channel=22))
+    assert joint.displayable().all()
+    shown = factored.displayable()
+    # The same cells of 10 units, shifted by half of one: about as many hold a colour of sRGB.
+    assert abs(int(shown.sum()) - joint.count) < 0.1 * joint.count
+    corner = factored.color_centers().sum(dim=1).argmin()  # a and b both -105
+    assert not shown[corner]

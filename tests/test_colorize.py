@@ -1,5 +1,6 @@
 """If these fail, a user's photo loses its lightness or size, or one photo overwrites another."""
 
+import copy
 import errno
 import os
 from pathlib import Path
@@ -12,9 +13,10 @@ from skimage.data import astronaut, chelsea, coffee
 
 from tintlab.color.lab import lab_to_srgb, out_of_gamut, srgb_to_lab
 from tintlab.config import BinsConfig, ModelConfig
-from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
 from tintlab.model.colorizer import Colorizer
+from tintlab.model.sampler import MAX_POSITIONS
 from tintlab.serving.colorize import colored_photo, colorize_files, colorize_photo, small_copy
 
 SHORT_SIDE_PX = 16
@@ -135,6 +137,41 @@ def test_short_side_that_does_not_fit_is_refused(model, px, nearest):
 
 
 # ---- files
+
+
+def test_a_short_side_beyond_the_largest_grid_is_refused_with_the_limit(model):
+    with pytest.raises(ConfigError, match="short_side_px must be at most 2048, got 2052"):
+        colorize_photo(model, chelsea()[:24, :24], 2052)
+
+
+def test_a_long_photo_is_squeezed_into_the_largest_grid():
+    L = np.zeros((40, 400), np.float32)
+    assert small_copy(L, 64, 4).shape == (64, 512)  # eight times longer, as ever
+    rows, columns = small_copy(L, 2048, 4).shape
+    assert (rows // 4) * (columns // 4) == MAX_POSITIONS
+    assert rows == 2048
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2)])
+def test_photos_one_pixel_wide_are_coloured_at_their_size(model, shape):
+    rgb = np.full((*shape, 3), 120, np.uint8)
+    coloured = colorize_photo(model, rgb, 16)
+    assert coloured.shape == rgb.shape
+    assert np.abs(srgb_to_lab(coloured)[..., 0] - srgb_to_lab(rgb)[..., 0]).max() <= 1.0
+
+
+def test_damaged_weights_stop_before_an_earlier_picture_is_written_over(model, tmp_path):
+    photo = tmp_path / "photo.png"
+    save_png(photo, chelsea()[:24, :32])
+    colorize_files(model, [photo], tmp_path / "out", short_side_px=16)
+    before = (tmp_path / "out" / "photo.png").read_bytes()
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.decoder.head.hidden.weight.fill_(float("nan"))
+    with pytest.raises(IntegrityError, match="logits are not finite in row 0 .* training diverged"):
+        colorize_files(damaged, [photo], tmp_path / "out", short_side_px=16)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
+    assert (tmp_path / "out" / "photo.png").read_bytes() == before
 
 
 def test_every_input_is_coloured_or_quarantined(model, tmp_path):

@@ -4,12 +4,17 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.signal import convolve2d
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
+from tintlab.evaluation.calibration import Calibration
+from tintlab.evaluation.decodes import Measures, diversity_ab, measured, summarised
 from tintlab.evaluation.metrics import (
+    ciede2000,
     colorfulness,
+    colorfulness_absolute,
     colorfulness_ratio,
     mean_psnr_db,
     psnr_db,
@@ -105,3 +110,107 @@ def test_colorfulness_of_grey_is_zero_and_grows_with_saturation():
 def test_colorfulness_ratio_compares_the_means():
     assert colorfulness_ratio([10.0, 20.0], [20.0, 40.0]) == pytest.approx(0.5)
     assert math.isnan(colorfulness_ratio([1.0], [0.0]))
+
+
+def test_colorfulness_of_ct2_and_ddcolor_takes_absolute_values_first():
+    """The same half red, half blue: |yb| = 127.5 or 255, whose deviation is 63.75, mean 191.25.
+
+    sqrt(127.5^2 + 63.75^2) + 0.3 sqrt(127.5^2 + 191.25^2) = 142.54933 + 68.95617.
+    """
+    rgb = flat((255, 0, 0))
+    rgb[:8] = (0, 0, 255)
+    assert colorfulness_absolute(rgb) == pytest.approx(211.50550, abs=1e-4)
+    assert colorfulness_absolute(flat((9, 9, 9))) == 0.0
+
+
+def test_ciede2000_of_known_colours():
+    assert ciede2000(flat((10, 200, 30)), flat((10, 200, 30))) == 0.0
+    # Lab of these: (53.24, 80.09, 67.20), (87.73, -86.18, 83.18), (32.30, 79.19, -107.86);
+    # differences as computed by ColorMine and Bruce Lindbloom's calculator.
+    red, green, blue = flat((255, 0, 0)), flat((0, 255, 0)), flat((0, 0, 255))
+    assert ciede2000(red, green) == pytest.approx(86.61, abs=0.02)
+    assert ciede2000(red, blue) == pytest.approx(52.88, abs=0.02)
+    half = flat((255, 0, 0))
+    half[:8] = (0, 0, 255)
+    assert ciede2000(half, red) == pytest.approx(52.88 / 2, abs=0.02)
+
+
+# ---- calibration
+
+
+def logits_of(probability: torch.Tensor) -> torch.Tensor:
+    """(n, K) probabilities as logits of n positions in a row, one channel, one photo."""
+    return probability.log().T[None, None, :, None]  # (1, 1, K, 1, n)
+
+
+def test_calibration_error_by_hand():
+    # 10 positions at 0.9, of which 6 right; 10 at 0.6, of which 6 right: (10 * 0.3 + 0) / 20.
+    sure, unsure = torch.tensor([0.9, 0.1]), torch.tensor([0.6, 0.4])
+    logits = logits_of(torch.stack([sure] * 10 + [unsure] * 10))
+    tokens = torch.tensor(([0] * 6 + [1] * 4) * 2)[None, None, None]
+    calibration = Calibration(channels=1)
+    calibration.add(logits, tokens)
+    assert calibration.error() == [pytest.approx(0.15)]
+
+
+def test_calibration_of_true_probabilities_is_near_zero_and_of_false_ones_is_not():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn((1, 2, 6, 100, 200), generator=generator)
+    flat_probability = logits.softmax(dim=2).movedim(2, -1).reshape(-1, 6)
+    tokens = torch.multinomial(flat_probability, 1, generator=generator).view(1, 2, 100, 200)
+    honest, boastful = Calibration(2), Calibration(2)
+    honest.add(logits, tokens)
+    boastful.add(3 * logits, tokens)
+    assert max(honest.error()) < 0.02
+    assert min(boastful.error()) > 0.15
+
+
+def test_calibration_does_not_depend_on_how_photos_are_grouped():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((6, 1, 4, 3, 3), generator=generator)
+    tokens = torch.randint(4, (6, 1, 3, 3), generator=generator)
+    together, apart = Calibration(1), Calibration(1)
+    together.add(logits, tokens)
+    for photo in range(6):
+        apart.add(logits[photo : photo + 1], tokens[photo : photo + 1])
+    assert together.error() == pytest.approx(apart.error())
+    assert math.isnan(Calibration(1).error()[0])
+
+
+# ---- diversity and summaries
+
+
+def test_diversity_is_the_mean_distance_of_pairs():
+    samples = torch.zeros(2, 3, 2, 4, 5)
+    samples[0, 1, 0] = 3.0  # 3, 4 and 5 apart
+    samples[0, 2, 1] = 4.0
+    assert diversity_ab(samples) == [pytest.approx(4.0), 0.0]
+    assert diversity_ab(samples[:, :1]) is None
+
+
+def test_a_gap_shows_what_a_ratio_of_means_hides():
+    grey, vivid = flat((90, 90, 90)), flat((200, 10, 10))
+    truth = [measured(rgb, rgb, None) for rgb in (grey, vivid)]
+    swapped = [measured(vivid, grey, None), measured(grey, vivid, None)]
+    figures = summarised(swapped, truth)
+    assert figures["colorfulness_ratio"] == pytest.approx(1.0)
+    assert figures["colorfulness_gap"] == pytest.approx(colorfulness(vivid))
+    assert figures["lpips"] is None
+    assert summarised(truth, truth)["colorfulness_absolute_gap"] == 0.0
+
+
+def test_a_mean_over_photos_is_of_every_measure():
+    one = Measures(20.0, 0.5, 2.0, 10.0, 8.0, 0.25)
+    other = Measures(math.inf, 0.7, 4.0, 30.0, 24.0, 0.75)
+    assert summarised([one, other], [other, other]) == {
+        "psnr_db": 20.0,
+        "ssim": pytest.approx(0.6),
+        "ciede2000": 3.0,
+        "colorfulness": 20.0,
+        "colorfulness_absolute": 16.0,
+        "lpips": 0.5,
+        "colorfulness_ratio": pytest.approx(2 / 3),
+        "colorfulness_absolute_ratio": pytest.approx(2 / 3),
+        "colorfulness_gap": 10.0,
+        "colorfulness_absolute_gap": 8.0,
+    }

@@ -1,13 +1,20 @@
 """The sampler: exact, repeatable, and independent of which photos share a batch."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tintlab.config import BinsConfig, ModelConfig
 from tintlab.errors import ConfigError, IntegrityError
+from tintlab.model import sampler as sampler_module
+from tintlab.model.cached_decoder import CachedDecoder
 from tintlab.model.colorizer import Colorizer
-from tintlab.model.sampler import choose, gumbel_noise, sample
+from tintlab.model.noise import gumbel_noise, gumbel_row
+from tintlab.model.sampler import best_of, choose, sample, sample_many
+from tintlab.training.losses import bits_per_dim
 
 BINS = {
     "factored": BinsConfig(kind="factored", per_channel=8),
@@ -15,10 +22,12 @@ BINS = {
 }
 
 
-def built(bins: str = "factored", dtype: torch.dtype = torch.float64, **options: int) -> Colorizer:
+def built(
+    bins: str = "factored", dtype: torch.dtype = torch.float64, **options: object
+) -> Colorizer:
     """A model whose every layer matters: the zero-initialised ones are filled, too."""
     generator = torch.Generator().manual_seed(0)
-    config = ModelConfig(depth=3, **options)  # type: ignore[arg-type]
+    config = ModelConfig(**{"depth": 3, **options})  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Colorizer(config, BINS[bins]).to(dtype).eval()
@@ -181,3 +190,167 @@ def test_rows_are_reported_as_they_are_done() -> None:
         built(), photos(1, 12, 8), seeds=[0], row_done=lambda row, rows: done.append((row, rows))
     )
     assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+# ---- noise
+
+
+def test_noise_of_a_row_is_a_function_of_seed_sample_and_row_alone() -> None:
+    whole = gumbel_noise([7, 8], 2, 5, rows=4, columns=3)
+    assert whole.shape == (2, 2, 5, 4, 3)
+    for row in (3, 0, 2):
+        alone = gumbel_row([8], row, 3, 2, 5)[0]  # (w, C, K), another company and another order
+        assert torch.equal(alone.permute(1, 2, 0), whole[1, :, :, row])
+    of_samples = gumbel_row([7, 8], 1, 3, 2, 5, num_samples=3).unflatten(0, (2, 3))
+    assert torch.equal(of_samples[0, 0].permute(1, 2, 0), whole[0, :, :, 1])
+    assert torch.equal(of_samples[1], gumbel_row([8], 1, 3, 2, 5, num_samples=3))
+    flat = torch.cat((whole.flatten(), of_samples[:, 1:].flatten()))
+    assert flat.unique().numel() == flat.numel()  # no place repeats another's noise
+
+
+def test_noise_is_standard_gumbel_and_always_finite() -> None:
+    drawn = gumbel_row([0], 0, 50_000, 1, 4).flatten()
+    assert bool(drawn.isfinite().all())
+    # Mean: the Euler-Mascheroni constant; variance: pi^2 / 6. Five standard errors each.
+    assert drawn.mean().item() == pytest.approx(0.57722, abs=0.015)
+    assert drawn.var().item() == pytest.approx(math.pi**2 / 6, abs=0.035)
+
+
+def test_noise_does_not_change_between_versions() -> None:
+    # A seed that a user wrote down must give the same colours in years.
+    first = gumbel_row([2024], 5, 1, 2, 2).flatten().tolist()
+    expected = [2.076088195067103, 0.6307620719448174, 1.5747523086548094, 1.4432691624046798]
+    assert first == pytest.approx(expected, abs=1e-12)
+
+
+# ---- several samples
+
+
+def test_samples_of_a_photo_differ_and_the_first_is_the_single_one() -> None:
+    model, L = built(decoder_attention_blocks=1), photos(2, 12, 16)
+    many = sample_many(model, L, 3, seeds=[1, 2])
+    assert torch.equal(many[:, 0], sample(model, L, seeds=[1, 2]))
+    assert torch.equal(many[:, :2], sample_many(model, L, 2, seeds=[1, 2]))
+    assert torch.equal(many[1:], sample_many(model, L[1:], 3, seeds=[2]))
+    assert not torch.equal(many[:, 0], many[:, 1])
+    assert not torch.equal(many[:, 1], many[:, 2])
+    with pytest.raises(ConfigError, match="num_samples must be at least 1, got 0"):
+        sample_many(model, L, 0, seeds=[1, 2])
+
+
+def test_best_of_is_the_likeliest_of_the_samples() -> None:
+    model, L = built(), photos(3, 12, 16)
+    best = best_of(model, L, 5, seeds=[1, 2, 3])
+    many = sample_many(model, L, 5, seeds=[1, 2, 3])
+    for image in range(3):
+        prices = [
+            bits_per_dim(model.forward(L[image][None], one[None]).autoregressive, one[None]).item()
+            for one in many[image]
+        ]
+        chosen = int(np.argmin(prices))
+        assert int(best.log_likelihood[image].argmax()) == chosen
+        assert torch.equal(best.tokens[image], many[image, chosen])
+        # log2 p over 2 dimensions of each of 12 positions
+        nats = -np.array(prices) * 2 * 12 * math.log(2)
+        np.testing.assert_allclose(best.log_likelihood[image].numpy(), nats, rtol=1e-6)
+
+
+def test_more_samples_never_make_the_best_less_likely() -> None:
+    model, L = built(), photos(2, 8, 12)
+    likelihoods = [best_of(model, L, k, seeds=[5, 6]).log_likelihood.amax(dim=1) for k in (1, 3, 8)]
+    assert bool((likelihoods[0] <= likelihoods[1]).all())
+    assert bool((likelihoods[1] <= likelihoods[2]).all())
+    assert bool((likelihoods[0] < likelihoods[2]).any())
+
+
+# ---- sizes and settings
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (2, 3), (13, 9)])
+@pytest.mark.parametrize("attention", [0, 1])
+def test_any_size_is_sampled_and_comes_back_at_its_own(
+    size: tuple[int, int], attention: int
+) -> None:
+    model = built(encoder_attention_blocks=attention, decoder_attention_blocks=attention)
+    L = photos(2, *size)
+    tokens = sample(model, L, seeds=[1, 2])
+    assert tokens.shape[2:] == (-(-size[0] // 4), -(-size[1] // 4))
+    assert torch.equal(tokens, sample(model, L, seeds=[1, 2], naive=True))
+    with torch.no_grad():
+        ab = model.upsample(model.bins.decode(tokens).double(), L)
+    assert ab.shape == (2, 2, *size)
+    assert bool(ab.isfinite().all())
+
+
+def test_a_grid_that_is_hours_of_work_is_refused_with_the_limit() -> None:
+    with pytest.raises(ConfigError, match=r"2052x2048 px .* 513x512 = 262656 .* limit is 262144"):
+        sample(built(), torch.zeros(1, 1, 2048, 2052).double(), seeds=[0])
+
+
+def test_a_large_grid_needs_one_row_of_noise_at_a_time() -> None:
+    rows = 48
+    seen: list[int] = []
+    original = gumbel_row
+
+    def counted(*arguments: object) -> Tensor:
+        drawn = original(*arguments)  # type: ignore[arg-type]
+        seen.append(drawn.numel())
+        return drawn
+
+    model = Colorizer(ModelConfig(depth=1), BinsConfig(per_channel=256)).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler_module, "gumbel_row", counted)
+        sample(model, photos(1, 4 * rows, 4 * rows, torch.float32), seeds=[0])
+    assert seen == [rows * 2 * 256] * rows
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match=r"a seed must be in \[0, 2\^64\), got"):
+        sample(built(), photos(1, 8, 8), seeds=[seed])
+
+
+def test_a_vanishing_temperature_is_the_most_likely_bin() -> None:
+    model, L = built(), photos(2, 8, 12)
+    greedy = sample(model, L, seeds=[1, 2], temperature=0.0)
+    for options in ({"temperature": 1e-300}, {"temperature": 1e-300, "top_p": 0.5}):
+        assert torch.equal(sample(model, L, seeds=[1, 2], **options), greedy)
+    assert torch.equal(sample(model, L, seeds=[1, 2], top_p=1e-9), greedy)
+
+
+def test_autocast_of_the_caller_does_not_reach_the_sampler() -> None:
+    model, L = built("factored", torch.float32), photos(2, 16, 16, torch.float32)
+    plain = sample(model, L, seeds=[1, 2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sample(model, L, seeds=[1, 2]), plain)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_cached_and_naive_agree_for_every_norm_and_dropout(norm: str) -> None:
+    model = built(encoder_norm=norm, dropout=0.5, decoder_attention_blocks=2)
+    L = photos(2, 12, 20)
+    cached = sample(model, L, seeds=[1, 2])
+    assert torch.equal(cached, sample(model, L, seeds=[1, 2], naive=True))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_cached_decoder_scores_what_the_decoder_does(depth: int) -> None:
+    # Numbers, not choices: an error that no argmax shows would show here.
+    model = built(depth=depth, decoder_attention_blocks=1)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(8, (2, 2, 4, 5), generator=generator)
+    with torch.inference_mode():
+        cond = model.encode(photos(2, 16, 20))
+        logits = model.decoder_logits(cond, tokens)
+        cached = CachedDecoder(model.decoder, cond)
+        for row in range(4):
+            cached.start_row()
+            for column in range(5):
+                cached.step()
+                for channel in range(2):
+                    expected = logits[:, channel, :, row, column]
+                    torch.testing.assert_close(
+                        cached.scores(channel), expected, atol=1e-11, rtol=1e-11
+                    )
+                    cached.write(channel, tokens[:, channel, row, column])
+            assert torch.equal(cached.row_tokens(), tokens[:, :, row])

@@ -134,7 +134,7 @@ def test_the_best_becomes_champion_once_and_colours_grey_photos(
     assert (again["version"], again["changed"]) == (1, False)
     bits = promoted["candidate"]["bits_per_dim"]
     assert bits["uniform"] == pytest.approx(5.0)
-    assert set(bits) == {"uniform", "marginal", "parallel", "autoregressive"}
+    assert set(bits) >= {"uniform", "marginal", "parallel", "autoregressive"}
 
     colored = called(capsys, "colorize", str(photos), "--out", str(out), *workspace, code=4)
     assert (colored["inputs"], colored["colored"]) == (3, 2)

@@ -71,6 +71,8 @@ class ModelConfig(Settings):
     """Normalisation in the encoder; the decoder always normalises each position by itself."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout probability in every residual and gated block."""
+    upsampler: Literal["learned", "bilinear"] = "learned"
+    """From the chroma grid to the photo: weights that follow the edges of L, or fixed ones."""
 
     @property
     def width(self) -> int:
@@ -83,8 +85,18 @@ class LossConfig(Settings):
 
     parallel: float = Field(0.2, ge=0.0, le=10.0)
     """Weight of the parallel head's cross-entropy, in bits per dimension."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of the target probability spread evenly over all bins."""
+    pixel: float = Field(0.05, ge=0.0, le=10.0)
+    """Weight of the Huber loss, in ab units, of the learned upsampler on true coarse colours."""
+    smoothing_sigma_ab: float = Field(0.0, ge=0.0, le=50.0)
+    """Width in ab units of the Gaussian that spreads a target over neighbouring bins; 0 is none."""
+    rebalance: float = Field(0.0, ge=0.0, le=1.0)
+    """How far rare colours count more: 0 not at all, 1 as in Zhang et al. 2016."""
+    perceptual: float = Field(0.0, ge=0.0, le=100.0)
+    """Weight of the perceptual distance between true and softly decoded photo; 0 computes none."""
+    perceptual_net: Literal["alex", "vgg", "squeeze", "random_features"] = "alex"
+    """LPIPS on this trained trunk; random_features: an untrained one of a fixed seed, not LPIPS."""
+    perceptual_weights: str = ""
+    """File of the trunk's weights from torchvision; empty: the one in the torch hub cache."""
 
 
 class OptimizerConfig(Settings):
@@ -143,6 +155,10 @@ class TrainingConfig(Settings):
     """Seed of the initial weights, the order of the photos, crops, flips and dropout."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast of forward passes; weights, losses and the optimizer stay fp32."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of each block only, and compute the rest again: less memory, more time."""
+    loss_chunks: int = Field(1, ge=1, le=4096)
+    """Parts in which logits and cross-entropies are computed; above 1, none outlives its part."""
     workers: int = Field(1, ge=1, le=1024)
     """Ray Train workers (data-parallel ranks)."""
     gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0)
@@ -174,6 +190,12 @@ class EvaluationConfig(Settings):
     """Sampling temperature; 0 takes the most likely bin at every step."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the sampled colours."""
+    samples_per_photo: int = Field(2, ge=1, le=64)
+    """Samples of each photo when a finished model is evaluated; diversity needs 2, quality 1."""
+    lpips_net: Literal["none", "alex", "vgg", "squeeze"] = "alex"
+    """Trunk of the LPIPS that is measured where its weights are on this machine; none: never."""
+    lpips_weights: str = ""
+    """File of that trunk's weights from torchvision; empty: the torch hub cache, if it is there."""
 
 
 class ExperimentConfig(Settings):

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from tintlab.color.lab import srgb_to_lab
@@ -109,6 +109,40 @@ class Bins(ABC):
         flat = (tokens + rows[:, None, None]).flatten()
         return flat.bincount(minlength=self.channels * self.count).view(self.channels, self.count)
 
+    def neighbour_targets(self, sigma_ab: float) -> Float32[Tensor, "K K"]:
+        """Row k: what to learn instead of "bin k, certainly": a Gaussian around its centre.
+
+        Args: sigma_ab: its width in ab units, above 0; 5 is that of Zhang et al. 2016, sec. 2.1,
+            who keep the 5 nearest bins where all are kept here.
+        """
+        nearness = -torch.cdist(self.centers, self.centers).square() / (2 * sigma_ab**2)
+        return nearness.softmax(dim=1)
+
+    @property
+    def color_count(self) -> int:
+        """How many colours the tokens of one position can say, Q = K^C."""
+        return int(self.count**self.channels)
+
+    def colors(self, tokens: Int64[Tensor, "B {self.channels} h w"]) -> Int64[Tensor, "B h w"]:
+        """The number, in [0, Q), of the colour that the tokens of each position say together."""
+        number = tokens[:, 0]
+        for channel in range(1, self.channels):
+            number = number * self.count + tokens[:, channel]
+        return number
+
+    def color_centers(self) -> Float32[Tensor, "Q 2"]:
+        """The ab of every colour, in the order of `colors`."""
+        axes = torch.meshgrid(*[torch.arange(self.count)] * self.channels, indexing="ij")
+        tokens = torch.stack([axis.flatten() for axis in axes])[None, :, :, None]  # (1, C, Q, 1)
+        return self.decode(tokens)[0, :, :, 0].T.contiguous()
+
+    def displayable(self) -> Bool[Tensor, "Q"]:
+        """Which colours some 8-bit sRGB colour falls into."""
+        faces = torch.from_numpy(_gamut_faces().copy()).T[None, :, :, None]  # (1, 2, N, 1)
+        shown = torch.zeros(self.color_count, dtype=torch.bool)
+        shown[self.colors(self.quantize(faces)).flatten()] = True
+        return shown
+
     def _require_bins(self, tokens: Tensor) -> None:
         """Raises: ValueError: a token is not in [0, K); a negative one would index from the end."""
         if tokens.numel() and not bool(((tokens >= 0) & (tokens < self.count)).all()):
@@ -173,19 +207,23 @@ def _nearest_row(points: Tensor, centers: Tensor) -> Tensor:
     return torch.cdist(points, centers, compute_mode=exact).argmin(dim=1)
 
 
-@lru_cache(maxsize=16)
-def _cells_in_gamut(step: float) -> np.ndarray:
-    """Grid cells (K, 2) that hold an sRGB colour, as multiples of `step`, sorted by a, then by b.
+def _gamut_faces() -> np.ndarray:
+    """The ab (N, 2) of all 393,216 colours on the six faces of the RGB cube.
 
-    The six faces of the RGB cube reach every cell that its inside reaches: a line of constant ab
-    enters and leaves the solid through them. So 393,216 colours stand for all 16.7 million.
+    They reach everything in the ab plane that its inside reaches: a line of constant ab enters and
+    leaves the solid through them. So they stand for all 16.7 million.
     """
     levels = np.arange(256, dtype=np.uint8)
     plane = np.stack(np.meshgrid(levels, levels, indexing="ij"), axis=-1)
     faces = [np.insert(plane, axis, level, axis=-1) for axis in range(3) for level in (0, 255)]
-    ab = srgb_to_lab(np.stack(faces))[..., 1:].reshape(-1, 2)
+    return srgb_to_lab(np.stack(faces))[..., 1:].reshape(-1, 2)
+
+
+@lru_cache(maxsize=16)
+def _cells_in_gamut(step: float) -> np.ndarray:
+    """Grid cells (K, 2) holding an sRGB colour, as multiples of `step`, sorted by a, then b."""
     reach = AB_LIMIT // step
-    cells = np.rint(ab / np.float32(step)).clip(-reach, reach).astype(np.int64)
+    cells = np.rint(_gamut_faces() / np.float32(step)).clip(-reach, reach).astype(np.int64)
     flat = np.unique(cells[:, 0] * 1000 + cells[:, 1])  # |cell| <= 55: one number sorts as the pair
     a = (flat + 500) // 1000
     cells = np.stack([a, flat - 1000 * a], axis=-1)

@@ -1,11 +1,10 @@
 """Evaluation of a finished model on a split it never saw: a row per photo, a summary, a picture.
 
-Every photo is painted once, with noise that depends on the evaluation's seed and the photo's id
-only: the figures are the same whatever the batch size and the order of the photos. The truth is
-the photo as the shards hold it, which is within 1/255 of the decoded file.
+Every photo is painted in each way of `decodes`, with noise that depends on the evaluation's seed
+and the photo's id only: the figures are the same whatever the batch size and the order of the
+photos. The truth is the photo as the shards hold it, which is within 1/255 of the decoded file.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -22,15 +21,18 @@ from tintlab.config import EvaluationConfig, ExperimentConfig
 from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import Shards
 from tintlab.data.storage import resolve
-from tintlab.evaluation.ladder import Ladder, evaluating, ladder
-from tintlab.evaluation.metrics import (
-    colorfulness,
-    colorfulness_ratio,
-    mean_psnr_db,
-    psnr_db,
-    ssim,
+from tintlab.evaluation.decodes import (
+    DECODES,
+    Measures,
+    decoded,
+    lpips_name,
+    make_lpips,
+    measured,
+    photo_seed,
+    summarised,
 )
-from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip, write_whole
+from tintlab.evaluation.ladder import Ladder, evaluating, ladder
+from tintlab.evaluation.picture import Triple, grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import sample
 
@@ -57,11 +59,31 @@ class ImageRow:
     """Where the photo came from, as `prepare` was told."""
     bits_per_dim: float
     parallel_bits_per_dim: float
-    psnr_db: float
-    """inf where the painted photo equals the true one."""
-    ssim: float
-    colorfulness: float
-    truth_colorfulness: float
+    diversity_ab: float | None
+    """Between the samples of the photo; None where it was sampled once."""
+    truth: Measures
+    """The true photo against itself: how colourful it is."""
+    decodes: dict[str, Measures]
+    """One for each of DECODES."""
+
+    def columns(self) -> dict[str, str | float | None]:
+        """The row as a flat table has it: the sample's measures without a prefix, `greedy_ssim`."""
+        flat: dict[str, str | float | None] = {
+            "id": self.id,
+            "source": self.source,
+            "bits_per_dim": self.bits_per_dim,
+            "parallel_bits_per_dim": self.parallel_bits_per_dim,
+            "diversity_ab": self.diversity_ab,
+            "truth_colorfulness": self.truth.colorfulness,
+            "truth_colorfulness_absolute": self.truth.colorfulness_absolute,
+        }
+        for decode, measures in self.decodes.items():
+            prefix = "" if decode == "sampled" else f"{decode}_"
+            figures = asdict(measures)
+            if measures.lpips is None:
+                del figures["lpips"]
+            flat |= {prefix + name: value for name, value in figures.items()}
+        return flat
 
 
 @dataclass(frozen=True)
@@ -86,35 +108,38 @@ def evaluate(
     Raises: EnvironmentFault: the split holds no photo.
     """
     settings = config.evaluation
+    perceptual = make_lpips(settings)
     rungs = ladder(model, shards, split, settings)
     bits = dict(zip(rungs.ids, rungs.per_image["autoregressive"].tolist(), strict=True))
     parallel = dict(zip(rungs.ids, rungs.per_image["parallel"].tolist(), strict=True))
     sources = photo_sources(shards)
     rows: list[ImageRow] = []
-    shown: list[Painting] = []
+    shown: list[Triple] = []
     for batch in eval_batches(shards, split, settings.crop_px, settings.batch_size):
-        for painting in paint(model, batch, settings.temperature, settings.seed):
+        for photo in decoded(model, batch, settings):
             rows.append(
                 ImageRow(
-                    id=painting.id,
-                    source=sources[painting.id],
-                    bits_per_dim=bits[painting.id],
-                    parallel_bits_per_dim=parallel[painting.id],
-                    psnr_db=psnr_db(painting.coloured, painting.truth),
-                    ssim=ssim(painting.coloured, painting.truth),
-                    colorfulness=colorfulness(painting.coloured),
-                    truth_colorfulness=colorfulness(painting.truth),
+                    id=photo.id,
+                    source=sources[photo.id],
+                    bits_per_dim=bits[photo.id],
+                    parallel_bits_per_dim=parallel[photo.id],
+                    diversity_ab=photo.diversity_ab,
+                    truth=measured(photo.truth, photo.truth, perceptual),
+                    decodes={
+                        name: measured(picture, photo.truth, perceptual)
+                        for name, picture in photo.pictures.items()
+                    },
                 )
             )
             if len(shown) < settings.panel_images:
-                shown.append(painting)
+                shown.append((photo.grey, photo.pictures["sampled"], photo.truth))
     return Evaluation(
         split=split,
         fingerprint=shards.manifest.fingerprint,
         per_image=rows,
         summary=_summary(rows, rungs, settings, split, shards.manifest.fingerprint),
         ladder=rungs,
-        panel=strip([(p.grey, p.coloured, p.truth) for p in shown]),
+        panel=strip(shown),
     )
 
 
@@ -145,31 +170,32 @@ def photo_sources(shards: Shards) -> dict[str, str]:
     return sources
 
 
-def photo_seed(seed: int, photo: str) -> int:
-    """The seed of one photo's noise, in [0, 2^63): its own, whatever else is painted with it."""
-    digest = hashlib.sha256(f"{seed}:{photo}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _summary(
     rows: list[ImageRow], rungs: Ladder, settings: EvaluationConfig, split: str, fingerprint: str
 ) -> dict[str, Any]:
-    of_psnr = [row.psnr_db for row in rows]
-    painted = [row.colorfulness for row in rows]
-    true = [row.truth_colorfulness for row in rows]
+    truth = [row.truth for row in rows]
+    of_decodes = {name: summarised([row.decodes[name] for row in rows], truth) for name in DECODES}
+    own = lpips_name(settings)
+    for figures in of_decodes.values():  # under the name of its net, and only if there is one
+        distance = figures.pop("lpips")
+        if own is not None:
+            figures[own] = distance
+    infinite = sum(math.isinf(row.decodes["sampled"].psnr_db) for row in rows)
+    spread = [row.diversity_ab for row in rows if row.diversity_ab is not None]
     return {
         "split": split,
         "images": len(rows),
         "fingerprint": fingerprint,
         "bits_per_dim": rungs.means(),
-        "psnr_db": mean_psnr_db(of_psnr),
-        "psnr_db_infinite_images": sum(math.isinf(value) for value in of_psnr),
-        "ssim": float(np.mean([row.ssim for row in rows])),
-        "colorfulness": float(np.mean(painted)),
-        "truth_colorfulness": float(np.mean(true)),
-        "colorfulness_ratio": colorfulness_ratio(painted, true),
+        "calibration_error": rungs.calibration_error,
+        **of_decodes["sampled"],
+        "psnr_db_infinite_images": infinite,
+        "truth_colorfulness": float(np.mean([one.colorfulness for one in truth])),
+        "diversity_ab": float(np.mean(spread)) if spread else None,
+        "decodes": of_decodes,
         "crop_px": settings.crop_px,
         "temperature": settings.temperature,
+        "samples_per_photo": settings.samples_per_photo,
         "seed": settings.seed,
     }
 
@@ -182,7 +208,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """
     (folder / SUMMARY_FILE).unlink(missing_ok=True)
     table = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in evaluation.per_image]), table)
+    pq.write_table(pa.Table.from_pylist([row.columns() for row in evaluation.per_image]), table)
     write_whole(folder / PER_IMAGE_FILE, table.getvalue())
     save_png(folder / PANEL_FILE, evaluation.panel)
     summary = json.dumps(_json_ready(evaluation.summary), indent=2, allow_nan=False) + "\n"

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
+from skimage.color import deltaE_ciede2000
 from skimage.metrics import structural_similarity
+
+from tintlab.color.lab import srgb_to_lab
 
 PEAK = 255.0
 """Largest value of an 8-bit channel."""
@@ -66,20 +69,47 @@ def ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) ->
     )
 
 
+def ciede2000(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Mean over pixels of the CIEDE2000 colour difference: 0 is equal, 1 about just noticeable.
+
+    Source: Sharma et al. 2005, The CIEDE2000 Color-Difference Formula, with kL = kC = kH = 1.
+    """
+    difference = deltaE_ciede2000(srgb_to_lab(truth), srgb_to_lab(pred))
+    return float(difference.mean(dtype=np.float64))
+
+
 def colorfulness(rgb: UInt8[np.ndarray, "H W 3"]) -> float:
     """How colourful a photo looks: 0 for grey, about 33 "moderately", 109 "extremely colorful".
 
         rg = R - G,  yb = (R + G) / 2 - B                         (signed, on 0..255)
         M  = sqrt(std(rg)^2 + std(yb)^2) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)
 
-    Signed, as published; CT2 and DDColor take absolute values of rg and yb first and so get other
-    numbers. Standard deviations are over the population of pixels.
+    Signed, as published; compare `colorfulness_absolute`. Standard deviations are over the
+    population of pixels.
 
     Source: Hasler & Suesstrunk 2003, Measuring colourfulness in natural images, eq. 3 and table 2.
     """
+    return _colorfulness(*_opponents(rgb))
+
+
+def colorfulness_absolute(rgb: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Colourfulness as CT2 and DDColor compute it: with |rg| and |yb| in place of rg and yb.
+
+    Not the published formula and not comparable with it: a photo of two opposite colours, whose
+    signs are what makes it colourful, gets less.
+
+    Source: CT2's segm/eval_colorfullness.py and DDColor's basicsr/metrics/colorfulness.py.
+    """
+    rg, yb = _opponents(rgb)
+    return _colorfulness(np.abs(rg), np.abs(yb))
+
+
+def _opponents(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     red, green, blue = np.moveaxis(rgb.astype(np.float64), -1, 0)
-    rg = red - green
-    yb = 0.5 * (red + green) - blue
+    return red - green, 0.5 * (red + green) - blue
+
+
+def _colorfulness(rg: np.ndarray, yb: np.ndarray) -> float:
     spread = np.hypot(rg.std(), yb.std())
     return float(spread + 0.3 * np.hypot(rg.mean(), yb.mean()))
 

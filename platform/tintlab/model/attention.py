@@ -27,13 +27,6 @@ class Rotation(NamedTuple):
     sin: Float[Tensor, "T half"]
 
 
-class KVCache(NamedTuple):
-    """Keys and values of the positions seen so far; the rest is not read."""
-
-    keys: Float[Tensor, "B N T c"]
-    values: Float[Tensor, "B N T c"]
-
-
 def grid_rotation(rows: int, columns: int, like: Tensor) -> Rotation:
     """The rotation of each position of a grid, in the dtype and on the device of `like`."""
     per_axis = HEAD_CHANNELS // 4
@@ -79,25 +72,6 @@ class SelfAttention(nn.Module):
             rotate(query, *rotation), rotate(key, *rotation), value, is_causal=causal
         )
         return x + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-
-    def new_cache(self, batch: int, positions: int, like: Tensor) -> KVCache:
-        """Room for the keys and values of every position."""
-        shape = (batch, self.heads, positions, HEAD_CHANNELS)
-        return KVCache(like.new_zeros(shape), like.new_zeros(shape))
-
-    def step(
-        self, x: Float[Tensor, "B D"], position: int, rotation: Rotation, cache: KVCache
-    ) -> Float[Tensor, "B D"]:
-        """One position of the causal block, given the ones before it; writes into the cache."""
-        query, key, value = self._heads(x[:, None])  # (B, N, 1, c)
-        cos, sin = (table[position : position + 1] for table in rotation)
-        cache.keys[:, :, position] = rotate(key, cos, sin)[:, :, 0]
-        cache.values[:, :, position] = value[:, :, 0]
-        seen = position + 1
-        mixed = F.scaled_dot_product_attention(
-            rotate(query, cos, sin), cache.keys[:, :, :seen], cache.values[:, :, :seen]
-        )
-        return x + self.out(mixed.flatten(1))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, positions, _ = x.shape

@@ -11,7 +11,7 @@ from tintlab.config import BinsConfig, ModelConfig
 from tintlab.model.decoder import ColorDecoder
 from tintlab.model.encoder import GrayEncoder
 from tintlab.model.heads import ParallelHead
-from tintlab.model.upsampler import Upsampler
+from tintlab.model.upsampler import Upsampler, make_upsampler
 
 
 class Logits(NamedTuple):
@@ -39,7 +39,7 @@ class Colorizer(nn.Module):
         self.encoder = GrayEncoder(model)
         self.decoder = ColorDecoder(model, channels, count)
         self.parallel_head = ParallelHead(model.width, channels, count)
-        self.upsampler = Upsampler()
+        self.upsampler = make_upsampler(model)
 
     def forward(self, L: Float[Tensor, "B 1 H W"], tokens: Int[Tensor, "B C h w"]) -> Logits:
         """Teacher-forced logits: each token's given the true tokens before it."""
@@ -81,6 +81,16 @@ class Colorizer(nn.Module):
         if not missing_rows and not missing_columns:
             return plane
         return F.pad(plane, (0, missing_columns, 0, missing_rows), mode="replicate")
+
+    def recompute_activations(self) -> None:
+        """From now on, keep the inputs of each block only and compute the rest again in backward.
+
+        Costs about a third more time, and changes no value. It is how a model is trained, not what
+        it is, so it is not part of `model_config` and not saved.
+        """
+        self.encoder.recompute = self.decoder.recompute = True
+        if isinstance(self.upsampler, Upsampler):
+            self.upsampler.recompute = True
 
     @property
     def parameter_count(self) -> int:

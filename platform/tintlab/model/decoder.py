@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from tintlab.config import ModelConfig
 from tintlab.model.attention import SelfAttention, attention_places, grid_rotation
 from tintlab.model.heads import ColorHead
+from tintlab.model.recompute import called
 
 
 def shift_right(x: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:
@@ -160,6 +161,9 @@ class TokenStem(nn.Module):
 class ColorDecoder(nn.Module):
     """Logits of every token given the tokens before it in raster order (a before b) and L."""
 
+    recompute: bool = False
+    """Keep nothing within a block for the backward pass (activation checkpointing)."""
+
     def __init__(self, model: ModelConfig, channels: int, bins: int) -> None:
         super().__init__()
         width = model.width
@@ -188,11 +192,14 @@ class ColorDecoder(nn.Module):
         vertical, horizontal = self.stem(tokens)
         attention = iter(self.attention)
         for block, count in zip(self.blocks, self.attention_after, strict=True):
-            vertical, horizontal = block(vertical, horizontal, cond)
+            vertical, horizontal = called(
+                block, vertical, horizontal, cond, recompute=self.recompute
+            )
             for _ in range(count):
                 # A position attends to features at itself and before it, and those know only
                 # tokens before their own position: causal without a further shift.
                 rotation = grid_rotation(rows, columns, horizontal)
-                mixed = next(attention)(horizontal.flatten(1, 2), rotation, causal=True)
+                positions = horizontal.flatten(1, 2)  # (B, T, D)
+                mixed = called(next(attention), positions, rotation, True, recompute=self.recompute)
                 horizontal = mixed.unflatten(1, (rows, columns))
         return horizontal

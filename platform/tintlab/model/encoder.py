@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tintlab.config import ModelConfig
 from tintlab.model.attention import SelfAttention, attention_places, grid_rotation
+from tintlab.model.recompute import called
 
 DILATIONS = (1, 2, 4)
 """Dilation of successive blocks, repeated: 3 blocks reach 7 chroma positions each way, not 3."""
@@ -73,6 +74,9 @@ def make_stem(chroma_stride: int, width: int) -> nn.Sequential:
 class GrayEncoder(nn.Module):
     """L to one vector for each chroma position."""
 
+    recompute: bool = False
+    """Keep nothing within a block for the backward pass (activation checkpointing)."""
+
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         width = model.width
@@ -97,14 +101,14 @@ class GrayEncoder(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         attention = iter(self.attention)
         for block, count in zip(self.blocks, self.attention_after, strict=True):
-            x = block(x)
+            x = called(block, x, recompute=self.recompute)
             for _ in range(count):
                 x = self._attend(next(attention), x)
         return self.norm_out(x)
 
-    @staticmethod
-    def _attend(attention: nn.Module, x: Tensor) -> Tensor:
+    def _attend(self, attention: nn.Module, x: Tensor) -> Tensor:
         rows, columns = x.shape[2:]
         positions = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, T, D)
-        mixed = attention(positions, grid_rotation(rows, columns, x), causal=False)
+        rotation = grid_rotation(rows, columns, x)
+        mixed = called(attention, positions, rotation, False, recompute=self.recompute)
         return mixed.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)

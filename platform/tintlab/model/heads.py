@@ -32,10 +32,15 @@ class ColorHead(nn.Module):
     def forward(
         self, trunk: Float[Tensor, "B h w D"], tokens: Int[Tensor, "B C h w"]
     ) -> Float[Tensor, "B C K h w"]:
+        return self.all_logits(trunk, tokens.unbind(1)).permute(0, 3, 4, 1, 2)
+
+    def all_logits(
+        self, trunk: Float[Tensor, "*positions D"], tokens: Sequence[Int[Tensor, "*positions"]]
+    ) -> Float[Tensor, "*positions C K"]:
+        """Logits of every channel, each given the true tokens of the channels before it."""
         hidden = self.read(trunk)
-        chosen = tokens.unbind(1)
-        logits = [self.logits(hidden[c], chosen[:c]) for c in range(self.channels)]
-        return stack(logits, dim=1).permute(0, 1, 4, 2, 3)
+        logits = [self.logits(hidden[c], tokens[:c]) for c in range(self.channels)]
+        return stack(logits, dim=-2)
 
     def read(self, trunk: Float[Tensor, "*positions D"]) -> tuple[Tensor, ...]:
         """Each channel's hidden layer, before this position's own earlier tokens are added."""
@@ -62,7 +67,9 @@ class ParallelHead(nn.Module):
         self.out = _zeroed(nn.Linear(width, channels * bins))
 
     def forward(self, cond: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C K h w"]:
-        x = cond.permute(0, 2, 3, 1)  # (B, h, w, D)
-        x = x + self.second(F.silu(self.first(self.norm(x))))
-        logits = self.out(F.silu(x)).unflatten(-1, (self.channels, -1))  # (B, h, w, C, K)
-        return logits.permute(0, 3, 4, 1, 2)
+        return self.all_logits(cond.permute(0, 2, 3, 1)).permute(0, 3, 4, 1, 2)
+
+    def all_logits(self, cond: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions C K"]:
+        """Logits of every channel, at any positions."""
+        x = cond + self.second(F.silu(self.first(self.norm(cond))))
+        return self.out(F.silu(x)).unflatten(-1, (self.channels, -1))

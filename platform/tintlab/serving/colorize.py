@@ -5,6 +5,7 @@ of that copy, and joined to the lightness of the photo itself at full size.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +21,18 @@ from tintlab.color.lab import srgb_to_lab
 from tintlab.console import Result
 from tintlab.data.images import Undecodable, decode
 from tintlab.errors import ConfigError, EnvironmentFault
-from tintlab.evaluation.evaluate import photo_seed
+from tintlab.evaluation.decodes import photo_seed
 from tintlab.evaluation.ladder import evaluating
-from tintlab.evaluation.picture import joined, save_png
+from tintlab.evaluation.picture import BAND_PIXELS, joined, save_png
 from tintlab.model.colorizer import Colorizer
-from tintlab.model.sampler import sample
+from tintlab.model.sampler import MAX_POSITIONS, sample
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """What is taken from a folder; a file that is named itself is always tried."""
 LONGEST_ASPECT = 8
 """The small copy is at most this many times longer than its short side, which bounds the work; a
-longer photo is squeezed along its length for the model's eyes only."""
+longer photo is squeezed along its length for the model's eyes only. It is squeezed more where the
+sampler's largest grid demands it, see `tintlab.model.sampler.MAX_POSITIONS`."""
 SOURCE_KEY = "tintlab-source"
 """PNG text by which an output knows its own source again, so that only that one replaces it."""
 LONGEST_STEM_BYTES = 200
@@ -110,7 +112,7 @@ def colored_photo(
     """As `colorize_photo`, with the count of pixels whose chroma was reduced."""
     require_short_side(model, short_side_px)
     device = next(model.parameters()).device
-    L = np.ascontiguousarray(srgb_to_lab(rgb)[..., 0])
+    L = lightness(rgb)
     seen = torch.from_numpy(small_copy(L, short_side_px, model.stride))[None, None].to(device)
     full = torch.from_numpy(L)[None, None].to(device)
     with evaluating(model):
@@ -119,13 +121,28 @@ def colored_photo(
     return Colored(*joined(L, ab))
 
 
+def lightness(rgb: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
+    """L of every pixel; a large photo's a and b, which nobody reads, are never there all at once.
+
+    So the most memory that a photo takes is set by the number of pixels that `decode` accepts
+    (`tintlab.data.images.MAX_PIXELS`): L, two planes of ab and their bands, and the picture.
+    """
+    L = np.empty(rgb.shape[:2], np.float32)
+    band = max(1, BAND_PIXELS // rgb.shape[1])
+    for top in range(0, len(L), band):
+        L[top : top + band] = srgb_to_lab(rgb[top : top + band])[..., 0]
+    return L
+
+
 def small_copy(
     L: Float32[np.ndarray, "H W"], short_side_px: int, stride: int
 ) -> Float32[np.ndarray, "small_H small_W"]:
     """The lightness as the model looks at it: area means, sides multiples of the chroma stride."""
     height, width = L.shape
     aspect = min(max(height, width) / min(height, width), LONGEST_ASPECT)
-    long_side_px = max(1, round(short_side_px * aspect / stride)) * stride
+    short_cells = short_side_px // stride
+    long_cells = min(max(1, round(short_cells * aspect)), MAX_POSITIONS // short_cells)
+    long_side_px = long_cells * stride
     small_h, small_w = (
         (short_side_px, long_side_px) if height <= width else (long_side_px, short_side_px)
     )
@@ -137,11 +154,17 @@ def small_copy(
 
 
 def require_short_side(model: Colorizer, short_side_px: int) -> None:
-    """Refuse a short side that the chroma grid does not divide.
+    """Refuse a short side that the chroma grid does not divide, or too large a grid.
 
     Raises: ConfigError: names the nearest sides that work.
     """
     stride = model.stride
+    largest = math.isqrt(MAX_POSITIONS) * stride
+    if short_side_px > largest:
+        raise ConfigError(
+            f"short_side_px must be at most {largest}, got {short_side_px}; the photo keeps its "
+            "own size whatever the size of the copy that the model looks at"
+        )
     if short_side_px < stride or short_side_px % stride:
         low = short_side_px // stride * stride
         nearest = f"{low} or {low + stride}" if low > 0 else f"{stride}"

@@ -13,10 +13,14 @@ from typing import Any
 
 from tintlab.config import Workspace
 from tintlab.data.shards import open_shards
+from tintlab.evaluation.decodes import lpips_name
 from tintlab.evaluation.evaluate import PANEL_FILE, SUMMARY_FILE, evaluate, save_evaluation
 from tintlab.model.artifact import load_model
 from tintlab.tracking.models import FoundModel
 from tintlab.tracking.store import asking
+
+_FIGURES = ("psnr_db", "ssim", "ciede2000", "colorfulness_ratio", "diversity_ab")
+"""Of the sampled pictures, as they are called in the summary and, after the split, in a run."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def evaluate_model(
         "data": shards.manifest.fingerprint,
         "split": split,
         "settings": config.evaluation.model_dump(exclude={"batch_size"}),
+        "lpips": lpips_name(config.evaluation),  # measured once its weights are there
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(workspace.reports) / "evaluations" / key
@@ -66,8 +71,13 @@ def flat_metrics(summary: dict[str, Any], split: str) -> dict[str, float]:
     split = split if split == "test" else f"evaluated_{split}"
     ladder = {f"{split}/{rung}_bits_per_dim": v for rung, v in summary["bits_per_dim"].items()}
     ladder[f"{split}/bits_per_dim"] = ladder.pop(f"{split}/autoregressive_bits_per_dim")
-    names = ("psnr_db", "ssim", "colorfulness_ratio")
-    figures = ladder | {f"{split}/{name}": summary[name] for name in names}
+    figures = ladder | {f"{split}/{name}": summary[name] for name in _FIGURES}
+    lpips = {name: value for name, value in summary.items() if name.startswith("lpips_")}
+    figures |= {f"{split}/{name}": value for name, value in lpips.items()}
+    mean = summary["decodes"]["parallel_mean"]["colorfulness_ratio"]
+    figures[f"{split}/parallel_mean_colorfulness_ratio"] = mean
+    errors = summary["calibration_error"]["autoregressive"].values()
+    figures[f"{split}/calibration_error"] = sum(errors) / len(errors)
     return {name: v for name, v in figures.items() if v is not None and math.isfinite(v)}
 
 

@@ -37,7 +37,7 @@ from tintlab.errors import (
 )
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.checkpoints import Checkpoints, State, read_state, restore, verify
-from tintlab.training.losses import training_loss
+from tintlab.training.objective import Objective
 from tintlab.training.optimizer import adamw, ema_decay, update_ema
 from tintlab.training.schedule import learning_rate
 
@@ -46,8 +46,6 @@ KEEP_LAST = 2
 
 KEEP_BEST = 1
 """Checkpoints of lowest val/bits_per_dim kept beside them."""
-
-TERMS = ("loss", "bits_per_dim", "parallel_bits_per_dim")
 
 
 class TrainingDiverged(TintlabError):
@@ -139,13 +137,13 @@ def train(
 class _Sums:
     """Exact sums over the photos of all workers since the last report."""
 
-    totals: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TERMS, 0.0))
+    totals: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
 
     def add(self, totals: dict[str, float], images: int, seconds: float) -> None:
-        for term in TERMS:
-            self.totals[term] += totals[term]
+        for term, total in totals.items():
+            self.totals[term] = self.totals.get(term, 0.0) + total
         self.images += images
         self.seconds += seconds
 
@@ -174,6 +172,9 @@ class _Course:
         self.micro_batch = _micro_batch(config.training, self.world_size)
         torch.manual_seed(config.training.seed)
         self.model = Colorizer(config.model, config.bins).to(device)
+        if config.training.activation_checkpointing:
+            self.model.recompute_activations()
+        self.objective = Objective(self.model, config, shards.manifest.ab).to(device)
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = adamw(self.model, config.optimizer)
         self.step = 0  # optimizer steps done
@@ -256,11 +257,11 @@ class _Course:
             return
 
     def _forward(self) -> nn.Module:
-        """The model as it is called: averaging gradients over the workers, if there are several."""
+        """The loss as it is called: averaging gradients over the workers, if there are several."""
         if self.world_size == 1:
-            return self.model
+            return self.objective
         return DistributedDataParallel(
-            self.model, device_ids=[self.device] if self.device.type == "cuda" else None
+            self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
         )
 
     def _batches(self) -> Iterator[Batch]:
@@ -282,7 +283,8 @@ class _Course:
         accumulation = self.config.training.accumulation
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device)
+        terms = self.objective.terms
+        sums = torch.zeros(len(terms), dtype=torch.float64, device=self.device)
         for micro in range(accumulation):
             self._seed_dropout(micro)
             with _kept_local(forward) if micro < accumulation - 1 else nullcontext():
@@ -292,8 +294,8 @@ class _Course:
             distributed.all_reduce(sums)
         # The one wait for the device in a step; before the update, so that no bad one is made.
         *values, norm = torch.cat([sums, gradient.double().view(1)]).tolist()
-        totals = dict(zip(TERMS, values, strict=True))
-        for term in ("bits_per_dim", "parallel_bits_per_dim", "loss"):
+        totals = dict(zip(terms, values, strict=True))
+        for term in reversed(terms):  # the loss last: it follows from the others
             self._must_be_finite(self.step + 1, term, totals[term], lr)
         self._must_be_finite(self.step + 1, "gradient norm", norm, lr)
         for group in self.optimizer.param_groups:
@@ -302,16 +304,13 @@ class _Course:
         update_ema(self.ema, self.model, ema_decay(self.step, self.config.optimizer))
         return totals
 
-    def _backward(self, forward: nn.Module, batch: Batch) -> Float64[Tensor, "3"]:
-        """Add one micro-batch's share to the gradients; returns the sums of TERMS over it."""
-        L = batch.L.to(self.device, non_blocking=True)
-        tokens = self.model.tokens(batch.ab.to(self.device, non_blocking=True))
+    def _backward(self, forward: nn.Module, batch: Batch) -> Float64[Tensor, "terms"]:
+        """Add one micro-batch's share to the gradients; returns the sums of the terms over it."""
+        L, ab = (plane.to(self.device, non_blocking=True) for plane in (batch.L, batch.ab))
         with self._autocast():
-            logits = forward(L, tokens)
-        total, terms = training_loss(logits, tokens, self.config.loss)
+            total, means = forward(L, ab)
         (total / self.config.training.accumulation).backward()
-        means = [total.detach(), terms["bits_per_dim"], terms["parallel_bits_per_dim"]]
-        return torch.stack(means).double() * len(batch.ids)
+        return means.double() * len(batch.ids)
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.config.training.precision == "fp32":

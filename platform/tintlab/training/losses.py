@@ -1,4 +1,4 @@
-"""The training loss, and the figure everything is compared by: bits per dimension.
+"""Terms of the training loss, and the figure everything is compared by: bits per dimension.
 
 Every position of the chroma grid has two dimensions, a and b, whichever bins describe them. So a
 position costs the sum of its C cross-entropies, and a photo's bits per dimension is that cost over
@@ -7,14 +7,15 @@ the whole grid, in bits, divided by 2 * h * w: factored (C = 2) and joint (C = 1
 
 import math
 
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tintlab.config import LossConfig
-from tintlab.model.colorizer import Logits
-
 DIMENSIONS = 2  # a and b
+
+HUBER_AB = 5.0
+"""Where the pixel loss turns from squared to absolute error, in ab units: about the error that
+upsampling makes at edges, which must not outweigh everything else."""
 
 
 def bits_per_dim(
@@ -24,42 +25,50 @@ def bits_per_dim(
 
     Source: van den Oord et al. 2016, Pixel Recurrent Neural Networks, sec. 5.1 (the unit).
     """
-    return _bits(logits, tokens, label_smoothing=0.0)
+    nats = token_nats(logits.movedim(2, -1), tokens)
+    return bits_of(nats.sum(dim=(1, 2, 3)), positions=tokens[0, 0].numel())
 
 
-def training_loss(
-    logits: Logits, tokens: Int64[Tensor, "B C h w"], config: LossConfig
-) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """What is minimised, and its terms as they are reported, each a mean over the photos.
+def bits_of(nats: Float[Tensor, "B"], positions: int) -> Float[Tensor, "B"]:
+    """Bits per dimension of photos whose colours at so many positions cost so many nats."""
+    return nats / (math.log(2) * DIMENSIONS * positions)
 
-    The terms `bits_per_dim` and `parallel_bits_per_dim` are detached and never smoothed: label
-    smoothing changes what is learned, not how it is measured.
 
-    Source: Szegedy et al. 2016, Rethinking the Inception Architecture, sec. 7 (label smoothing);
-        Kumar et al. 2021, Colorization Transformer (the auxiliary parallel loss).
+def token_nats(
+    logits: Float[Tensor, "*tokens K"], tokens: Int64[Tensor, "*tokens"]
+) -> Float[Tensor, "*tokens"]:
+    """Cross-entropy of each token; half precision is computed in float32."""
+    logits = at_least_float32(logits)
+    return F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view_as(
+        tokens
+    )
+
+
+def smoothed_nats(
+    logits: Float[Tensor, "*tokens K"],
+    tokens: Int64[Tensor, "*tokens"],
+    targets: Float32[Tensor, "K K"],
+) -> Float[Tensor, "*tokens"]:
+    """Cross-entropy under a target distribution for each token, the row of its true bin.
+
+    A bin one step off is nearly right, and plain cross-entropy calls it as wrong as any other.
+    Source: Zhang et al. 2016, Colorful Image Colorization, sec. 2.1 (soft encoding).
     """
-    exact = bits_per_dim(logits.autoregressive, tokens)
-    exact_parallel = bits_per_dim(logits.parallel, tokens)
-    learned, learned_parallel = exact, exact_parallel
-    if config.label_smoothing > 0:
-        learned = _bits(logits.autoregressive, tokens, config.label_smoothing)
-        learned_parallel = _bits(logits.parallel, tokens, config.label_smoothing)
-    # The parallel term stays in the graph at weight 0: DDP waits for a gradient of every weight.
-    total = learned.mean() + config.parallel * learned_parallel.mean()
-    return total, {
-        "bits_per_dim": exact.detach().mean(),
-        "parallel_bits_per_dim": exact_parallel.detach().mean(),
-    }
+    log_probability = at_least_float32(logits).log_softmax(dim=-1)
+    return -(targets[tokens] * log_probability).sum(dim=-1)
 
 
-def _bits(
-    logits: Float[Tensor, "B C K h w"], tokens: Int64[Tensor, "B C h w"], label_smoothing: float
+def pixel_huber(
+    ab: Float[Tensor, "B 2 H W"], truth: Float[Tensor, "B 2 H W"]
 ) -> Float[Tensor, "B"]:
-    nats = F.cross_entropy(
-        logits.flatten(0, 1).float(),  # a bf16 log-sum-exp would lose the third digit
-        tokens.flatten(0, 1),
-        reduction="none",
-        label_smoothing=label_smoothing,
-    ).view_as(tokens)
-    dimensions = DIMENSIONS * tokens[0, 0].numel()
-    return nats.sum(dim=(1, 2, 3)) / (math.log(2) * dimensions)
+    """Mean Huber loss of each photo in ab units: about the mean absolute error where it is large.
+
+    Source: Huber 1964; Zhang et al. 2017, Real-Time User-Guided Colorization.
+    """
+    loss = F.huber_loss(at_least_float32(ab), truth, reduction="none", delta=HUBER_AB)
+    return loss.mean(dim=(1, 2, 3)) / HUBER_AB
+
+
+def at_least_float32(x: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """A bf16 log-sum-exp or colour would lose the third digit."""
+    return x.float() if x.element_size() < 4 else x

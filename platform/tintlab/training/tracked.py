@@ -22,6 +22,7 @@ from tintlab.model.artifact import save_model
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.checkpoints import Checkpoints
 from tintlab.training.loop import Progress, Report, train
+from tintlab.training.perceptual import require_trunk
 
 METRIC_EVERY_STEPS = 10
 """Training metrics are logged every so many steps: a smooth curve without a row per step."""
@@ -86,6 +87,7 @@ def train_tracked(
     Raises: what the loop raises; the run is then FAILED, or KILLED if it was told to stop.
     """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
+    require_trunk(config.loss)  # before there is a run that could only fail
     folder = run_folder(workspace, request.identity)
     shards = open_shards(shards_uri, keep_pixels=Path(workspace.pixels))
     check_same_experiment(folder, config, shards)

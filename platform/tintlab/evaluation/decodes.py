@@ -1,0 +1,197 @@
+"""The pictures that one model makes of a photo, and what is measured on each.
+
+    sampled         a draw from the model at the evaluation's temperature
+    greedy          the most likely bin at every step
+    parallel_mean   the mean of the parallel head's distribution at each position. The decoder has
+                    no such picture: its mean exists only given true colours to the left and above
+    ceiling_grid    the true colours, brought to the chroma grid and back: no model can do better
+    ceiling         the same with the bins in between: the best tokens there are
+
+All are brought to full size by the model's own upsampler and joined to the photo's own lightness.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from tintlab.config import EvaluationConfig
+from tintlab.data.batches import Batch
+from tintlab.errors import EnvironmentFault
+from tintlab.evaluation.ladder import evaluating
+from tintlab.evaluation.metrics import (
+    ciede2000,
+    colorfulness,
+    colorfulness_absolute,
+    colorfulness_ratio,
+    mean_psnr_db,
+    psnr_db,
+    ssim,
+)
+from tintlab.evaluation.picture import grey_from, rgb_from
+from tintlab.model.colorizer import Colorizer
+from tintlab.model.sampler import sample, sample_many
+from tintlab.training.perceptual import TRUNK_FILES, PerceptualDistance, metric_name
+
+DECODES = ("sampled", "greedy", "parallel_mean", "ceiling_grid", "ceiling")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured on one picture against the true photo."""
+
+    psnr_db: float
+    """inf where they are equal."""
+    ssim: float
+    ciede2000: float
+    colorfulness: float
+    colorfulness_absolute: float
+    """CT2's and DDColor's variant."""
+    lpips: float | None
+    """None where the weights it needs are not on this machine."""
+
+
+class Decoded(NamedTuple):
+    """A photo, and the pictures a model makes of it."""
+
+    id: str
+    grey: UInt8[np.ndarray, "_ _ 3"]
+    truth: UInt8[np.ndarray, "_ _ 3"]
+    pictures: dict[str, UInt8[np.ndarray, "_ _ 3"]]
+    """One for each of DECODES."""
+    diversity_ab: float | None
+    """See `diversity_ab`; None of a single sample."""
+
+
+def decoded(model: Colorizer, batch: Batch, settings: EvaluationConfig) -> Iterator[Decoded]:
+    """Every decode of each photo of a batch."""
+    device = next(model.parameters()).device
+    L, ab = batch.L.to(device), batch.ab.to(device)
+    seeds = [photo_seed(settings.seed, photo) for photo in batch.ids]
+    with evaluating(model):
+        many = sample_many(
+            model, L, settings.samples_per_photo, seeds=seeds, temperature=settings.temperature
+        )
+        samples = torch.stack([model.bins.decode(one) for one in many.unbind(1)], dim=1)
+        coarse = model.coarsen(ab)
+        planes = {
+            "sampled": samples[:, 0],
+            "greedy": model.bins.decode(sample(model, L, seeds=seeds, temperature=0.0)),
+            "parallel_mean": model.bins.soft_decode(
+                model.parallel_logits(model.encode(L)), temperature=1.0
+            ),
+            "ceiling_grid": coarse,
+            "ceiling": model.bins.decode(model.bins.quantize(coarse)),
+        }
+        full = {name: model.upsample(plane, L).cpu().numpy() for name, plane in planes.items()}
+        spread = diversity_ab(samples)
+    for i, photo in enumerate(batch.ids):
+        own = batch.L[i, 0].numpy()
+        yield Decoded(
+            id=photo,
+            grey=grey_from(own),
+            truth=rgb_from(own, batch.ab[i].numpy()),
+            pictures={name: rgb_from(own, plane[i]) for name, plane in full.items()},
+            diversity_ab=None if spread is None else spread[i],
+        )
+
+
+def diversity_ab(samples: Float[Tensor, "B S 2 h w"]) -> list[float] | None:
+    """How far apart the samples of a photo are: the Euclidean distance in ab, in Lab units, mean
+    over the positions of the chroma grid and over all pairs of samples; None of one sample."""
+    count = samples.shape[1]
+    if count < 2:
+        return None
+    total = samples.new_zeros(len(samples), dtype=torch.float64)
+    for first in range(count):
+        rest = samples[:, first + 1 :].double() - samples[:, first : first + 1].double()
+        total += rest.norm(dim=2).mean(dim=(2, 3)).sum(dim=1)
+    pairs: list[float] = (total / (count * (count - 1) / 2)).tolist()
+    return pairs
+
+
+def measured(
+    picture: UInt8[np.ndarray, "H W 3"],
+    truth: UInt8[np.ndarray, "H W 3"],
+    perceptual: PerceptualDistance | None,
+) -> Measures:
+    """One picture against the true photo."""
+    return Measures(
+        psnr_db=psnr_db(picture, truth),
+        ssim=ssim(picture, truth),
+        ciede2000=ciede2000(picture, truth),
+        colorfulness=colorfulness(picture),
+        colorfulness_absolute=colorfulness_absolute(picture),
+        lpips=None if perceptual is None else _distance(perceptual, picture, truth),
+    )
+
+
+def summarised(of_photos: list[Measures], truth: list[Measures]) -> dict[str, float | None]:
+    """Means over photos, and how colourful the pictures are beside the true photos.
+
+    Args: truth: the true photos against themselves, for their colourfulness.
+    """
+    columns = {name: [asdict(one)[name] for one in of_photos] for name in asdict(of_photos[0])}
+    figures: dict[str, float | None] = {
+        name: None if values[0] is None else float(np.mean(values))
+        for name, values in columns.items()
+    }
+    figures["psnr_db"] = mean_psnr_db(columns["psnr_db"])
+    for name in ("colorfulness", "colorfulness_absolute"):
+        true = [asdict(one)[name] for one in truth]
+        figures[f"{name}_ratio"] = colorfulness_ratio(columns[name], true)
+        # A ratio of means can be 1 while every photo is wrong; this cannot be 0 then.
+        gaps = np.abs(np.subtract(columns[name], true))
+        figures[f"{name}_gap"] = float(gaps.mean())
+    return figures
+
+
+def lpips_name(settings: EvaluationConfig) -> str | None:
+    """The LPIPS that is measured, `lpips_alex`; None where its weights are not on this machine.
+
+    Raises: EnvironmentFault: the config names a file of weights that does not exist.
+    """
+    return None if _lpips_file(settings) is None else metric_name(settings.lpips_net)
+
+
+def make_lpips(settings: EvaluationConfig) -> PerceptualDistance | None:
+    """LPIPS with calibrated weights, on the CPU; see `lpips_name`.
+
+    Raises: IntegrityError: the file holds other weights.
+    """
+    file = _lpips_file(settings)
+    return None if file is None else PerceptualDistance(settings.lpips_net, str(file))
+
+
+def _lpips_file(settings: EvaluationConfig) -> Path | None:
+    if settings.lpips_net == "none":
+        return None
+    if settings.lpips_weights:
+        given = Path(settings.lpips_weights)
+        if not given.is_file():
+            raise EnvironmentFault(
+                f"evaluation.lpips_weights: there is no file {given}; give torchvision's "
+                f"{TRUNK_FILES[settings.lpips_net].name}, or leave it empty"
+            )
+        return given
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK_FILES[settings.lpips_net].name
+    return cached if cached.is_file() else None
+
+
+def _distance(network: PerceptualDistance, picture: np.ndarray, truth: np.ndarray) -> float:
+    """One pair at a time: the figure of a photo must not depend on the batch it came in."""
+    pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255 for rgb in (picture, truth)]
+    with torch.inference_mode():
+        return float(network(*pair))
+
+
+def photo_seed(seed: int, photo: str) -> int:
+    """The seed of one photo's noise, in [0, 2^63): its own, whatever else is painted with it."""
+    digest = hashlib.sha256(f"{seed}:{photo}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
