@@ -41,7 +41,7 @@ def main(command: Command) -> Result:
 
     question = load_space(command.space)
     question.check(command.experiment)
-    trials = command.num_trials or question.space.num_trials
+    trials = question.space.trials(command.num_trials)
     if command.dry_run:
         return plan(question, command.experiment, trials)
     from tintlab.cluster import connect

@@ -48,6 +48,18 @@ def test_the_start_point_comes_first_and_once(tmp_path: Path) -> None:
     assert first.values != second.values
 
 
+def test_an_exhaustive_sweep_asks_every_combination_once_also_when_continued(
+    tmp_path: Path,
+) -> None:
+    space = SearchSpace(
+        variants={"plain": {}, "deep": {"model.depth": 3}},
+        search={"training.seed": IntDistribution(0, 2)},
+        exhaustive=True,
+    )
+    asked = [opened(tmp_path, space).ask().values for _ in range(space.trials())]
+    assert asked == space.first_points()
+
+
 def test_ranking_is_complete_then_stopped_then_failed(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     worse, better = finished(ledger, 2.0), finished(ledger, 1.0)

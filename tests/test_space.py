@@ -23,7 +23,10 @@ def test_every_space_asks_a_question_and_samples_to_configs(name: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(20):
         values = question.space.suggest(study.ask(), base)
-        assert base.replaced(values).flat() != base.flat()
+        drawn = question.space.experiment(base, values).flat()
+        assert {key for key in drawn if drawn[key] != base.flat()[key]} <= set(
+            question.space.asked_keys
+        )
 
 
 def test_a_conditional_key_exists_only_under_its_condition() -> None:
@@ -66,12 +69,58 @@ def test_a_conditional_key_exists_only_under_its_condition() -> None:
             "list model.depth before it",
         ),
         ({"search": {"schedule.peak_lr": LR}, "start": ({"schedule.peak_lr": 1.0},)}, "outside"),
+        ({"variants": {"deep": {"model.dept": 2}}}, "did you mean model.depth"),
+        ({"variants": {"deep": {"model.depth": 0}}}, "model.depth must be greater"),
+        (
+            {
+                "variants": {"deep": {"model.depth": 2}},
+                "search": {"model.depth": IntDistribution(1, 2)},
+            },
+            "both in a variant and searched",
+        ),
+        ({"search": {"schedule.peak_lr": LR}, "exhaustive": True}, "cannot count the values"),
     ],
 )
 def test_a_space_that_cannot_run_is_refused(space: dict[str, Any], message: str) -> None:
     asked = SearchSpace(num_trials=1, **space)
     with pytest.raises(ConfigError, match=message):
         asked.check(asked.base() if "model" not in message else ExperimentConfig())
+
+
+def test_an_exhaustive_space_tries_everything_once_whole_rounds_first() -> None:
+    space = SearchSpace(
+        fixed={"model.depth": 2},
+        variants={"plain": {}, "deep": {"model.depth": 3, "model.dropout": 0.5}},
+        search={
+            "schedule.kind": CategoricalDistribution(("cosine", "triangular")),
+            "training.seed": IntDistribution(0, 2, step=2),
+        },
+        exhaustive=True,
+    )
+    base = space.base()
+    space.check(base)
+    points = space.first_points()
+    assert len({tuple(point.items()) for point in points}) == len(points) == space.trials() == 8
+    assert [point["training.seed"] for point in points] == [0] * 4 + [2] * 4
+    built = [space.experiment(base, point) for point in points]
+    assert [config.model.depth for config in built[:2]] == [2, 3]
+    assert [config.model.dropout for config in built[:2]] == [0.0, 0.5]
+    assert space.trials(3) == 3
+    with pytest.raises(ConfigError, match="9 trials of an exhaustive space of 8 combinations"):
+        space.trials(9)
+    with pytest.raises(ConfigError, match="no num_trials; give one"):
+        SearchSpace(search={"schedule.peak_lr": LR}).trials()
+
+
+def test_a_condition_sees_what_the_variant_sets() -> None:
+    kinds = {"plain": {}, "cycles": {"schedule.kind": "triangular"}}
+    cycle = When("schedule.kind", ("triangular",), IntDistribution(50, 60))
+    space = SearchSpace(variants=kinds, search={"schedule.cycle_steps": cycle}, num_trials=4)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [space.suggest(study.ask(), space.base()) for _ in range(20)]
+    assert {values["variant"] for values in drawn} == set(kinds)
+    for values in drawn:
+        assert ("schedule.cycle_steps" in values) == (values["variant"] == "cycles")
 
 
 def test_a_file_is_a_space_too(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Ledger:
             self.study.set_user_attr("base", json.dumps(self.base.flat()))
             self.study.set_user_attr("description", json.dumps(self.space.description()))
             self.study.set_user_attr("made_of", now)
-            for point in self.space.start:
+            for point in self.space.first_points():
                 self.study.enqueue_trial(point)
             return
         for what in ("space", "data", "seed"):

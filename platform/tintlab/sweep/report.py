@@ -28,7 +28,7 @@ def plan(question: Question, base: ExperimentConfig, num_trials: int) -> Result:
     """What a sweep would do."""
     space = question.space
     rows: list[list[object]] = []
-    for key, entry in space.search.items():
+    for key, entry in space.choices.items():
         when = f"when {entry.key} in {entry.values}" if isinstance(entry, When) else ""
         rows.append([key, entry.distribution if isinstance(entry, When) else entry, when])
     text = (

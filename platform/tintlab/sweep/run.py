@@ -20,9 +20,9 @@ from ray.tune.search import Searcher
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
-from tintlab.sweep.ledger import Ledger
+from tintlab.sweep.ledger import Ledger, TrialRecord
 from tintlab.sweep.report import live_line
-from tintlab.sweep.space import Question
+from tintlab.sweep.space import VARIANT, Question
 from tintlab.tracking.runs import Status, open_run, set_final_status, sync
 from tintlab.training.loop import Report
 from tintlab.training.tracked import RunRequest, train_tracked
@@ -141,13 +141,14 @@ class LedgerSearch(Searcher):
             return Searcher.FINISHED
         self._numbers[trial_id] = record.number
         self._ledger.begin(record.number)
-        config = self._request.base.replaced(record.values)
+        config = self._experiment(record)
         return {
             **self._payload,
             "number": record.number,
             "experiment": self._request.question.name,
             "sweep": self._request.name,
             "identity": record.identity,
+            "variant": record.values.get(VARIANT),
             "config": config.model_dump(),
         }
 
@@ -176,14 +177,17 @@ class LedgerSearch(Searcher):
             self._ledger.finish(number, "failed", "the trial raised an error; see its MLflow run")
         elif self.metric not in result:
             self._ledger.finish(number, "failed", f"the metric {self.metric} was never reported")
-        elif result["step"] < self._request.base.replaced(self._values(number)).training.steps:
+        elif result["step"] < self._experiment(self._recorded(number)).training.steps:
             self._ledger.finish(number, "stopped")
         else:
             self._ledger.finish(number, "complete")
         self._say()
 
-    def _values(self, number: int) -> dict[str, Any]:
-        return next(r.values for r in self._ledger.records() if r.number == number)
+    def _recorded(self, number: int) -> TrialRecord:
+        return next(record for record in self._ledger.records() if record.number == number)
+
+    def _experiment(self, record: TrialRecord) -> ExperimentConfig:
+        return self._request.question.space.experiment(self._request.base, record.values)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the record."""
@@ -253,6 +257,10 @@ def trial(payload: dict[str, Any]) -> None:
     torch.set_num_threads(int(tune.get_context().get_trial_resources().required_resources["CPU"]))
     number = payload["number"]
 
+    tags = {"sweep_id": payload["sweep"], "trial_id": str(number)}
+    if payload["variant"]:
+        tags["variant"] = payload["variant"]
+
     def on_report(report: Report, run_id: str) -> None:
         names = list(report.metrics)
         tune.report({**report.metrics, "step": report.step, "run_id": run_id, "reported": names})
@@ -266,7 +274,7 @@ def trial(payload: dict[str, Any]) -> None:
             name=f"{payload['sweep']}-{number:03d}",
             identity=payload["identity"],
             parent=payload["parent"],
-            tags={"sweep_id": payload["sweep"], "trial_id": str(number)},
+            tags=tags,
         ),
         on_report=on_report,
     )

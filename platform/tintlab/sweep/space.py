@@ -12,7 +12,8 @@
     )
 
 Keys are dotted config keys; values are Optuna distributions, or `When` for a key that exists only
-under some values of another, searched before it.
+under some values of another, searched before it. Settings that make sense only together are
+`variants`: named, and tried like the values of one key called `variant`.
 """
 
 import hashlib
@@ -39,6 +40,9 @@ from pydantic import ConfigDict, Field
 from tintlab.config import ExperimentConfig, Settings, unknown_key
 from tintlab.errors import ConfigError
 
+VARIANT = "variant"
+"""What the choice among the variants is called in trials, tables and starting points."""
+
 CHECK_SAMPLES = 200
 """Configurations drawn at random before a sweep starts, each of which the config must accept."""
 
@@ -59,14 +63,19 @@ class SearchSpace(Settings):
 
     fixed: dict[str, Any] = Field(default_factory=dict)
     """Dotted config keys with one value for every trial."""
-    search: dict[str, BaseDistribution | When]
-    """Dotted config keys with the distribution to search; at least one."""
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Name of a variant -> the dotted config keys it sets; the others keep what is fixed."""
+    search: dict[str, BaseDistribution | When] = Field(default_factory=dict)
+    """Dotted config keys with the distribution to search."""
     metric: str = "val/bits_per_dim"
     """The reported metric that ranks the trials."""
     mode: Literal["min", "max"] = "min"
     """Whether a small or a large metric is good."""
-    num_trials: int = Field(ge=1)
-    """Trials in all."""
+    num_trials: int | None = Field(None, ge=1)
+    """Trials in all; an exhaustive space knows it by itself."""
+    exhaustive: bool = False
+    """Try every combination once, instead of searching; needs values that can be counted. The last
+    key changes slowest: with a seed there, the first trials are every configuration once."""
     start: tuple[dict[str, Any], ...] = ()
     """Configurations to try first; keys left out are searched."""
     early_stopping: bool = True
@@ -86,13 +95,15 @@ class SearchSpace(Settings):
             condition on a key that is not searched before it, a value that the config refuses.
         """
         known = base.flat()
-        if not self.search:
+        if not self.choices:
             raise ConfigError("the search space is empty; give at least one key in search=")
-        for key in self.search:
+        for key in self.asked_keys:
             if key not in known:
                 raise ConfigError(unknown_key(key, list(known)))
-            if key in self.fixed:
+            if key in self.search and key in self.fixed:
                 raise ConfigError(f"{key} is both fixed and searched; remove one of the two")
+            if key in self.search and any(key in settings for settings in self.variants.values()):
+                raise ConfigError(f"{key} is both in a variant and searched; remove one of the two")
         seen: list[str] = []
         for key, entry in self.search.items():
             if isinstance(entry, When) and entry.key not in seen and entry.key not in known:
@@ -102,13 +113,14 @@ class SearchSpace(Settings):
             seen.append(key)
         for point in self.start:
             for key, value in point.items():
-                if key not in self.search:
+                if key not in self.choices:
                     raise ConfigError(f"start has {key}, which is not searched; remove it")
                 self._check_value(key, value)
+        self.trials()
         self._check_samples(base)
 
     def _check_value(self, key: str, value: Any) -> None:
-        entry = self.search[key]
+        entry = self.choices[key]
         distribution = entry.distribution if isinstance(entry, When) else entry
         if isinstance(distribution, CategoricalDistribution):
             inside = value in distribution.choices
@@ -127,25 +139,76 @@ class SearchSpace(Settings):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(CHECK_SAMPLES):
             try:
-                base.replaced(self.suggest(study.ask(), base))
+                self.experiment(base, self.suggest(study.ask(), base))
             except ConfigError as error:
                 raise ConfigError(
                     f"the space contains a value the config refuses: {error}"
                 ) from None
 
+    @property
+    def choices(self) -> dict[str, BaseDistribution | When]:
+        """What a trial is drawn from: the variant, if there are any, then the searched keys."""
+        names = {VARIANT: CategoricalDistribution(tuple(self.variants))} if self.variants else {}
+        return {**names, **self.search}
+
+    @property
+    def asked_keys(self) -> list[str]:
+        """The config keys in which trials may differ."""
+        of_variants = [key for settings in self.variants.values() for key in settings]
+        return list(dict.fromkeys([*of_variants, *self.search]))
+
+    def trials(self, asked: int | None = None) -> int:
+        """How many trials to run: as many as asked for, else the space's own number.
+
+        Raises: ConfigError: there is no number, or more trials than an exhaustive space has.
+        """
+        wanted = asked or self.num_trials
+        if not self.exhaustive:
+            if wanted is None:
+                raise ConfigError("the search space has no num_trials; give one")
+            return wanted
+        points = len(self.first_points())
+        if wanted is not None and wanted > points:
+            raise ConfigError(f"{wanted} trials of an exhaustive space of {points} combinations")
+        return wanted or points
+
+    def first_points(self) -> list[dict[str, Any]]:
+        """The configurations to try before any is drawn; of an exhaustive space, all there are.
+
+        Raises: ConfigError: exhaustive, and a key's values cannot be counted.
+        """
+        points = list(self.start)
+        if self.exhaustive:
+            every: list[dict[str, Any]] = [{}]
+            for key, entry in self.choices.items():
+                values = _values(key, entry)
+                every = [{**point, key: value} for value in values for point in every]
+            points += [point for point in every if point not in points]
+        return points
+
     def suggest(self, trial: optuna.Trial, base: ExperimentConfig) -> dict[str, Any]:
         """The values of one trial, `{dotted key: value}`, drawn by the study's sampler."""
         values: dict[str, Any] = {}
-        flat = base.flat()
-        for key, entry in self.search.items():
+        for key, entry in self.choices.items():
             if isinstance(entry, When):
-                if values.get(entry.key, flat[entry.key]) not in entry.values or (
+                flat = self.experiment(base, values).flat()
+                if flat[entry.key] not in entry.values or (
                     entry.key in self.search and entry.key not in values
                 ):
                     continue
                 entry = entry.distribution
             values[key] = _suggest(trial, key, entry)
         return values
+
+    def experiment(self, base: ExperimentConfig, values: dict[str, Any]) -> ExperimentConfig:
+        """The experiment of a trial with these values.
+
+        Raises: ConfigError: the config refuses them.
+        """
+        settings = {key: value for key, value in values.items() if key != VARIANT}
+        if VARIANT in values:
+            settings = {**self.variants[values[VARIANT]], **settings}
+        return base.replaced(settings)
 
     def description(self) -> dict[str, Any]:
         """The space as plain data: what its fingerprint is made of, and what a difference shows."""
@@ -156,11 +219,22 @@ class SearchSpace(Settings):
                 return {"when": entry.key, "in": list(entry.values), "distribution": inner}
             return json.loads(distribution_to_json(entry))
 
-        return {
+        whole: dict[str, Any] = {
             "search": {key: plain(entry) for key, entry in self.search.items()},
             "metric": self.metric,
             "mode": self.mode,
         }
+        if self.variants:
+            whole["variants"] = self.variants
+        return whole
+
+
+def _values(key: str, entry: BaseDistribution | When) -> list[Any]:
+    if isinstance(entry, CategoricalDistribution):
+        return list(entry.choices)
+    if isinstance(entry, IntDistribution):
+        return list(range(entry.low, entry.high + 1, entry.step))
+    raise ConfigError(f"an exhaustive space cannot count the values of {key}; list them")
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -193,7 +267,7 @@ class Question:
         Raises: ConfigError: one line that names the key.
         """
         given, base = experiment.flat(), self.space.base().flat()
-        for key in self.space.search:
+        for key in self.space.asked_keys:
             if key in base and given[key] != base[key]:
                 raise ConfigError(f"--{key} is searched by {self.name}; leave it out")
         self.space.check(experiment)
