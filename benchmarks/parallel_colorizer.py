@@ -106,10 +106,10 @@ def trained(
     module: nn.Module, loss_of: Callable[[Batch], Tensor], shards: Shards, steps: int
 ) -> nn.Module:
     """The moving average of a module's weights after so many steps, as training would leave it."""
-    training, data = CONFIG.training, CONFIG.data
+    training = CONFIG.training
     average = deepcopy(module).eval().requires_grad_(False)
     optimizer = adamw(module, CONFIG.optimizer)
-    batches = train_batches(shards, data.crop_px, data.flip, training.batch_size, training.seed)
+    batches = train_batches(shards, CONFIG.data, training.batch_size, training.seed)
     for step in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(next(batches))

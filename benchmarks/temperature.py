@@ -18,7 +18,7 @@ from tintlab.data.shards import open_shards
 from tintlab.errors import TintlabError
 from tintlab.evaluation.decodes import Measures, measured, photo_seed, summarised
 from tintlab.evaluation.ladder import evaluating, no_photos
-from tintlab.evaluation.picture import GAP_PX, grey_from, rgb_from, save_png
+from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip
 from tintlab.model.artifact import load_model
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import sample
@@ -48,18 +48,6 @@ def pictures(model: Colorizer, batch: Batch, seed: int) -> list[dict[str, np.nda
         {name: rgb_from(L[i, 0].numpy(), planes[i]) for name, planes in full.items()}
         for i in range(len(batch.ids))
     ]
-
-
-def grid(rows: list[list[np.ndarray]]) -> np.ndarray:
-    """Pictures of one size with white gaps."""
-    height, width = rows[0][0].shape[:2]
-    down, across = height + GAP_PX, width + GAP_PX
-    shape = (len(rows) * down - GAP_PX, len(rows[0]) * across - GAP_PX, 3)
-    canvas = np.full(shape, 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            canvas[i * down : i * down + height, j * across : j * across + width] = picture
-    return canvas
 
 
 def figures(of_columns: dict[str, list[Measures]]) -> dict[str, dict[str, float | None]]:
@@ -97,7 +85,7 @@ def main() -> None:
                 rows.append([grey_from(batch.L[i, 0].numpy()), *found.values()])
     if not rows:
         raise no_photos(given.split)
-    save_png(given.out, grid(rows))
+    save_png(given.out, strip(rows))
 
     found = figures(of_columns)
     for name, values in found.items():

@@ -60,11 +60,11 @@ def main() -> None:
 
 def trained(shards: Shards, steps: int) -> Colorizer:
     """A colorizer of which only the upsampler has learned."""
-    config = ExperimentConfig()
+    config = ExperimentConfig().replaced({"data.crop_px": CROP_PX})
     torch.manual_seed(config.training.seed)
     model = Colorizer(config.model, config.bins)
     optimizer = adamw(model.upsampler, config.optimizer)
-    batches = train_batches(shards, CROP_PX, flip=True, batch_size=BATCH, seed=0)
+    batches = train_batches(shards, config.data, BATCH, seed=0)
     for step in range(steps):
         batch = next(batches)
         loss = pixel_huber(model.upsample(model.coarsen(batch.ab), batch.L), batch.ab).mean()

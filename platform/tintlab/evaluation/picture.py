@@ -82,17 +82,20 @@ def grey_from(L: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     return rgb_from(L, np.zeros((2, *L.shape), np.float32))
 
 
-def strip(rows: Sequence[Triple]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """One picture with a row for each photo: grey, coloured, truth, with thin white gaps.
+def strip(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]],
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """One picture with a row for each photo, such as grey, coloured, truth, and thin white gaps.
 
     Pictures of different sizes each stand at the top left of a cell as large as the largest.
     """
     if not rows:
         raise ValueError("a strip needs at least one row, got none")
+    columns = max(len(row) for row in rows)
     cell_h = max(picture.shape[0] for row in rows for picture in row)
     cell_w = max(picture.shape[1] for row in rows for picture in row)
     height = len(rows) * (cell_h + GAP_PX) - GAP_PX
-    canvas = np.full((height, 3 * (cell_w + GAP_PX) - GAP_PX, 3), 255, np.uint8)
+    canvas = np.full((height, columns * (cell_w + GAP_PX) - GAP_PX, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             top, left = i * (cell_h + GAP_PX), j * (cell_w + GAP_PX)
