@@ -24,6 +24,12 @@ class Command(StageCommand):
     """Size of the copy the model looks at; default the crops it was trained on."""
     temperature: float | None = None
     """0 takes the likeliest bins; default the model's evaluation.temperature."""
+    top_p: float = 1.0
+    """Draw only from the likeliest bins that together reach this probability; 1 draws from all."""
+    versions: int = 1
+    """Pictures of each photo, each drawn by itself."""
+    best_of: int = 1
+    """Draw so many and paint the one that the model finds most likely."""
     seed: int = 0
     """Same seed, same picture."""
 
@@ -32,9 +38,11 @@ def main(command: Command) -> Result:
     """Colour the photos; exit 4 if some could not be read."""
     require_photos(command.photos)
     from tintlab.model.artifact import load_model
-    from tintlab.serving.colorize import colorize_files, find_photos
+    from tintlab.serving.colorize import Drawing, colorize_files, find_photos
     from tintlab.tracking.models import find_model
 
+    drawing = Drawing(0.0, command.top_p, command.versions, command.best_of)
+    drawing.check()
     count = len(find_photos(command.photos, command.out))
     found = find_model(command.place, command.model)
     if command.dry_run:
@@ -47,9 +55,13 @@ def main(command: Command) -> Result:
             command.photos,
             command.out,
             short_side_px=command.short_side_px or config.data.crop_px,
-            temperature=config.evaluation.temperature if own is None else own,
+            drawing=drawing._replace(
+                temperature=config.evaluation.temperature if own is None else own
+            ),
             seed=command.seed,
-            progress=lambda done, total: line.show(f"{done}/{total} photos"),
+            progress=lambda done, total, share: line.show(
+                f"{done}/{total} photos, the next {share:.0%} drawn"
+            ),
         )
     return report.result(found.label, command.out)
 

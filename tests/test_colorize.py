@@ -17,7 +17,13 @@ from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import MAX_POSITIONS
-from tintlab.serving.colorize import colored_photo, colorize_files, colorize_photo, small_copy
+from tintlab.serving.colorize import (
+    Drawing,
+    colored_versions,
+    colorize_files,
+    colorize_photo,
+    small_copy,
+)
 
 SHORT_SIDE_PX = 16
 
@@ -57,7 +63,7 @@ def colorize(model: Colorizer, sources: list[Path], out: Path, **settings: objec
     ids=["astronaut", "chelsea", "coffee", "noise", "odd", "one pixel", "long"],
 )
 def test_photo_keeps_its_size_and_its_lightness_at_every_pixel(model, photo):
-    coloured = colored_photo(model, photo, SHORT_SIDE_PX, 1.0, seed=3)
+    [coloured] = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(), seed=3)
     assert coloured.rgb.shape == photo.shape
     assert np.abs(lightness(coloured.rgb) - lightness(photo)).max() <= 1.0
 
@@ -124,6 +130,41 @@ def test_same_seed_same_picture(model):
     assert np.ptp(first.astype(int), axis=-1).max() > 20  # it is in colour
 
 
+def test_versions_differ_and_the_first_is_the_one_that_is_drawn_alone(model, tmp_path):
+    photo = put(tmp_path, "a.png")
+    alone = colorize(model, [photo], tmp_path / "one")
+    report = colorize(model, [photo], tmp_path / "three", drawing=Drawing(versions=3))
+    assert [path.name for path in report.outputs] == ["a_1.png", "a_2.png", "a_3.png"]
+    assert (report.inputs, report.colored, len(report.sources)) == (1, 1, 3)
+    first, *others = [np.array(Image.open(path)) for path in report.outputs]
+    np.testing.assert_array_equal(first, np.array(Image.open(alone.outputs[0])))
+    assert not np.array_equal(others[0], others[1])
+    again = colorize(model, [photo], tmp_path / "three", drawing=Drawing(versions=3))
+    assert again.outputs == report.outputs
+
+
+def test_the_best_of_several_is_one_of_the_versions(model):
+    photo = noise(24, 32)
+    drawn = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(versions=4), seed=5)
+    versions = [version.rgb.tobytes() for version in drawn]
+    [best] = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(best_of=4), seed=5)
+    assert versions.count(best.rgb.tobytes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("drawing", "message"),
+    [
+        (Drawing(versions=0), "must be at least 1"),
+        (Drawing(versions=2, best_of=2), "not both"),
+        (Drawing(top_p=0.0), "top_p must be above 0"),
+        (Drawing(temperature=-1.0), "temperature must be 0 or a positive number"),
+    ],
+)
+def test_an_impossible_drawing_is_refused(model, drawing, message):
+    with pytest.raises(ConfigError, match=message):
+        list(colored_versions(model, noise(8, 8), SHORT_SIDE_PX, drawing, seed=0))
+
+
 def test_colorizing_leaves_the_model_in_its_mode(model):
     model.train()
     colorize_photo(model, noise(16, 16), SHORT_SIDE_PX)
@@ -188,7 +229,10 @@ def test_every_input_is_coloured_or_quarantined(model, tmp_path):
     assert report.colored == 2
     assert [bad.source.name for bad in report.quarantined] == ["broken.jpg"]
     assert report.quarantined[0].reason
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == sorted(seen)
+    assert seen[-1] == (3, 3, 0.0)
+    assert {total for _, total, _ in seen} == {3}
+    assert max(share for _, _, share in seen) == 1.0
     assert {path.name for path in report.outputs} == {"a.png", "b.png"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert report.pixels == 2 * 20 * 24

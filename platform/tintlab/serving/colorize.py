@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from tintlab.evaluation.decodes import photo_seed
 from tintlab.evaluation.ladder import evaluating
 from tintlab.evaluation.picture import BAND_PIXELS, joined, save_png
 from tintlab.model.colorizer import Colorizer
-from tintlab.model.sampler import MAX_POSITIONS, sample
+from tintlab.model.sampler import MAX_POSITIONS, Best, RowDone, best_of, sample_many
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """What is taken from a folder; a file that is named itself is always tried."""
@@ -37,6 +38,30 @@ SOURCE_KEY = "tintlab-source"
 """PNG text by which an output knows its own source again, so that only that one replaces it."""
 LONGEST_STEM_BYTES = 200
 """Leaves room for `-2.png` within the 255 bytes that file systems allow for a name."""
+
+
+class Drawing(NamedTuple):
+    """How colours are drawn; see `tintlab.model.sampler`."""
+
+    temperature: float = 1.0
+    """0 takes the most likely bin at every step."""
+    top_p: float = 1.0
+    """Only the most likely bins that together reach this probability; 1 considers all."""
+    versions: int = 1
+    """Pictures of each photo. The first does not depend on how many there are."""
+    best_of: int = 1
+    """Draw so many and paint the one that the model finds most likely."""
+
+    def check(self) -> None:
+        """Raises: ConfigError: more than one version of the best of several is asked for."""
+        if min(self.versions, self.best_of) < 1:
+            raise ConfigError("versions and best_of must be at least 1")
+        if self.versions > 1 and self.best_of > 1:
+            raise ConfigError("there is one best of several; give versions or best_of, not both")
+
+
+PLAIN = Drawing()
+"""One draw from the model as it is."""
 
 
 class Colored(NamedTuple):
@@ -62,12 +87,12 @@ class ColorizeReport:
     colored: int
     quarantined: list[Quarantined]
     outputs: list[Path]
-    """One for each coloured photo, in the order of the inputs."""
+    """One for each version of each coloured photo, in the order of the inputs."""
     pixels: int = 0
     reduced_pixels: int = 0
     """Pixels whose sampled colour no screen can show at their lightness; painted less chromatic."""
     sources: list[Path] = field(default_factory=list)
-    """The coloured photos, in the order of `outputs`."""
+    """What each of `outputs` was made from."""
 
     def result(self, model: str, out: Path) -> Result:
         """What the command says; exit code 4 if a photo could not be read."""
@@ -99,26 +124,41 @@ def colorize_photo(
         trained on; temperature: 0 takes the most likely bin; seed: same seed, same picture.
     Raises: ConfigError: short_side_px is not a multiple of the chroma stride.
     """
-    return colored_photo(model, rgb, short_side_px, temperature, seed).rgb
+    return next(colored_versions(model, rgb, short_side_px, Drawing(temperature), seed)).rgb
 
 
-def colored_photo(
+def colored_versions(
     model: Colorizer,
     rgb: UInt8[np.ndarray, "H W 3"],
     short_side_px: int,
-    temperature: float,
+    drawing: Drawing,
     seed: int,
-) -> Colored:
-    """As `colorize_photo`, with the count of pixels whose chroma was reduced."""
+    row_done: RowDone | None = None,
+) -> Iterator[Colored]:
+    """A photo in each of `drawing.versions`, one at full size at a time.
+
+    Args, Raises: see `colorize_photo`; row_done: see `tintlab.model.sampler.sample`.
+    """
+    drawing.check()
     require_short_side(model, short_side_px)
     device = next(model.parameters()).device
     L = lightness(rgb)
     seen = torch.from_numpy(small_copy(L, short_side_px, model.stride))[None, None].to(device)
     full = torch.from_numpy(L)[None, None].to(device)
+    draw = partial(
+        best_of if drawing.best_of > 1 else sample_many,
+        seeds=[seed],
+        temperature=drawing.temperature,
+        top_p=drawing.top_p,
+        row_done=row_done,
+    )
     with evaluating(model):
-        tokens = sample(model, seen, temperature=temperature, seeds=[seed])
-        ab = model.upsample(model.bins.decode(tokens), full)[0].cpu().numpy()
-    return Colored(*joined(L, ab))
+        drawn = draw(model, seen, max(drawing.best_of, drawing.versions))
+        tokens = drawn.tokens if isinstance(drawn, Best) else drawn[0]
+    for version in tokens.split(1):
+        with evaluating(model):
+            ab = model.upsample(model.bins.decode(version), full)[0].cpu().numpy()
+        yield Colored(*joined(L, ab))
 
 
 def lightness(rgb: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
@@ -180,20 +220,23 @@ def colorize_files(
     out: Path,
     *,
     short_side_px: int,
-    temperature: float = 1.0,
+    drawing: Drawing = PLAIN,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> ColorizeReport:
     """Colour files and folders into `out`, one `<stem>.png` each; a bad photo stops no other.
 
-    Photos of equal stems get `<stem>-2.png` and so on. A file already in `out` is replaced only if
-    it was made from the same source. Nothing of a source's metadata is copied. The noise of each
-    photo depends on `seed` and the photo's bytes, so a photo looks the same in any company.
+    Several versions of a photo are `<stem>_1.png`, `<stem>_2.png` and so on; photos of equal stems
+    get `<stem>-2.png` and so on. A file already in `out` is replaced only if it was made from the
+    same source. Nothing of a source's metadata is copied. The noise of each photo depends on `seed`
+    and the photo's bytes, so a photo looks the same in any company.
 
-    Args: progress: called with (photos done, photos in all) after each.
+    Args: progress: called with (photos done, photos in all, share of the next that is drawn).
     Raises: EnvironmentFault: a source does not exist, nothing can be decoded, or `out` cannot be
-        written. ConfigError: short_side_px is not a multiple of the chroma stride.
+        written. ConfigError: short_side_px is not a multiple of the chroma stride, or the drawing
+        is impossible.
     """
+    drawing.check()
     require_short_side(model, short_side_px)
     if out.exists() and not out.is_dir():
         raise EnvironmentFault(f"--out must be a folder, and {out} is a file; choose another")
@@ -203,23 +246,27 @@ def colorize_files(
     coloured_sources: list[Path] = []
     quarantined: list[Quarantined] = []
     pixels = reduced_pixels = 0
-    for done, source in enumerate(inputs, start=1):
+    say = progress or (lambda done, total, share: None)
+    for done, source in enumerate(inputs):
         rgb = _read(source)
         if isinstance(rgb, Quarantined):
             quarantined.append(rgb)
-        else:
-            image, noise_id = rgb
-            result = colored_photo(
-                model, image, short_side_px, temperature, photo_seed(seed, noise_id)
-            )
-            target = names.take(source)
-            _write(target, result.rgb, source)
+            continue
+        image, noise_id = rgb
+        own_seed = photo_seed(seed, noise_id)
+
+        def row_done(row: int, rows: int, done: int = done) -> None:
+            say(done, len(inputs), row / rows)
+
+        versions = colored_versions(model, image, short_side_px, drawing, own_seed, row_done)
+        for number, version in enumerate(versions, start=1):
+            target = names.take(source, number if drawing.versions > 1 else None)
+            _write(target, version.rgb, source)
             outputs.append(target)
             coloured_sources.append(source)
             pixels += image.shape[0] * image.shape[1]
-            reduced_pixels += result.reduced_pixels
-        if progress:
-            progress(done, len(inputs))
+            reduced_pixels += version.reduced_pixels
+    say(len(inputs), len(inputs), 0.0)
     if not outputs:
         first = quarantined[0]
         raise EnvironmentFault(
@@ -228,7 +275,7 @@ def colorize_files(
         )
     return ColorizeReport(
         inputs=len(inputs),
-        colored=len(outputs),
+        colored=len(inputs) - len(quarantined),
         quarantined=quarantined,
         outputs=outputs,
         pixels=pixels,
@@ -326,10 +373,11 @@ class _OutputNames:
             if source.resolve().parent == folder:
                 self._taken.add(source.name.casefold())
 
-    def take(self, source: Path) -> Path:
-        """The name for a source's output; no later call gives it again."""
+    def take(self, source: Path, version: int | None = None) -> Path:
+        """The name for a source's output, or for one version; no later call gives it again."""
         stem = source.stem.encode("utf-8", "surrogateescape")[:LONGEST_STEM_BYTES]
         base = stem.decode("utf-8", "ignore") or "photo"
+        base += f"_{version}" if version else ""
         number = 1
         while True:
             name = f"{base}.png" if number == 1 else f"{base}-{number}.png"

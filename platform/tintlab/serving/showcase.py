@@ -14,14 +14,11 @@ from tintlab.data.shards import open_shards
 from tintlab.evaluation.metrics import colorfulness
 from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.artifact import load_model
-from tintlab.serving.colorize import colorize_files
+from tintlab.serving.colorize import Drawing, colorize_files
 from tintlab.tracking.models import find_model
 
 ENLARGED = 2
 """Each pixel of a tile becomes a square of so many pixels, so that people can see the tiles."""
-
-RUNGS = ("uniform", "marginal", "parallel", "autoregressive")
-"""The ladder of likelihoods, from knowing nothing to the whole model."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> 
         short_side_px=min(min(truth.shape[:2]) for truth in truths)
         // colorizer.stride
         * colorizer.stride,
-        temperature=config.evaluation.temperature,
+        drawing=Drawing(config.evaluation.temperature),
         seed=config.evaluation.seed,
     )
     rows = [
@@ -84,11 +81,10 @@ def story(
     seconds: float,
 ) -> Result:
     """What the demo found, as `demo.json` keeps it and as it is printed."""
-    bits = measured.data["bits_per_dim"]
     data = {
         "seconds": round(seconds, 1),
         "trials": len(swept.data["trials"]),
-        "bits_per_dim": {rung: bits[rung] for rung in RUNGS},
+        "bits_per_dim": measured.data["bits_per_dim"],
         "psnr_db": measured.data["psnr_db"],
         "ssim": measured.data["ssim"],
         "colorfulness_ratio": measured.data["colorfulness_ratio"],
