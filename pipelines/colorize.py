@@ -60,7 +60,7 @@ def main(command: Command) -> Result:
             ),
             seed=command.seed,
             progress=lambda done, total, share: line.show(
-                f"{done}/{total} photos, the next {share:.0%} drawn"
+                f"{done}/{total} photos" + (f", the next {share:.0%} drawn" if share else "")
             ),
         )
     return report.result(found.label, command.out)

@@ -310,3 +310,12 @@ def test_joint_bins_are_all_displayable_and_factored_ones_are_not() -> None:
     assert abs(int(shown.sum()) - joint.count) < 0.1 * joint.count
     corner = factored.color_centers().sum(dim=1).argmin()  # a and b both -105
     assert not shown[corner]
+
+
+def test_grey_stays_grey_unless_the_bins_are_even_in_number() -> None:
+    grey = torch.zeros(1, 2, 1, 1)
+    for config in (BinsConfig(), BinsConfig(kind="joint")):
+        bins = make_bins(config)
+        assert torch.equal(bins.decode(bins.quantize(grey)), grey)
+    even = make_bins(BinsConfig(per_channel=32))
+    assert even.decode(even.quantize(grey)).abs().min() > 3

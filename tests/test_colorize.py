@@ -154,7 +154,7 @@ def test_the_best_of_several_is_one_of_the_versions(model):
 @pytest.mark.parametrize(
     ("drawing", "message"),
     [
-        (Drawing(versions=0), "must be at least 1"),
+        (Drawing(versions=0), "versions must be in .1, 64., got 0"),
         (Drawing(versions=2, best_of=2), "not both"),
         (Drawing(top_p=0.0), "top_p must be above 0"),
         (Drawing(temperature=-1.0), "temperature must be 0 or a positive number"),
@@ -199,6 +199,31 @@ def test_photos_one_pixel_wide_are_coloured_at_their_size(model, shape):
     coloured = colorize_photo(model, rgb, 16)
     assert coloured.shape == rgb.shape
     assert np.abs(srgb_to_lab(coloured)[..., 0] - srgb_to_lab(rgb)[..., 0]).max() <= 1.0
+
+
+def test_colours_lie_where_they_belong_in_a_photo_that_the_stride_does_not_divide(
+    model, monkeypatch
+):
+    """A ramp over the grid is the same ramp over the photo, to its last pixel."""
+    width, cells = 101, 16
+    ramp = torch.linspace(-30, 30, cells).expand(1, 2, 4, cells)
+    monkeypatch.setattr(type(model.bins), "decode", lambda self, tokens: ramp)
+    seen = []
+    monkeypatch.setattr(
+        "tintlab.serving.colorize.joined", lambda L, ab: seen.append(ab) or (np.zeros((1, 1, 3)), 0)
+    )
+    list(colored_versions(model, np.full((25, width, 3), 128, np.uint8), 16, Drawing(), seed=0))
+    place = ((np.arange(width) + 0.5) * cells / width - 0.5).clip(0, cells - 1)
+    expected = -30 + 60 * place / (cells - 1)
+    np.testing.assert_allclose(seen[0][0, 12], expected, atol=1e-3)
+
+
+def test_a_damaged_upsampler_is_named(model, tmp_path):
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.upsampler.change[0].weight.fill_(float("nan"))
+    with pytest.raises(IntegrityError, match="upsampler gives colours that are not finite"):
+        list(colored_versions(damaged, noise(16, 16), 16, Drawing(), seed=0))
 
 
 def test_damaged_weights_stop_before_an_earlier_picture_is_written_over(model, tmp_path):

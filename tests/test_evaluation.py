@@ -121,6 +121,16 @@ def test_uniform_is_log2_of_the_bins_per_dimension(shards):
     )
 
 
+def test_a_model_that_has_diverged_is_scored_and_not_painted(shards):
+    """So that training says it diverged, and not that a checkpoint is damaged."""
+    diverged = tiny_model()
+    with torch.no_grad():
+        diverged.decoder.head.hidden.weight.fill_(float("nan"))
+    metrics, panel = validate(diverged, shards, SETTINGS)
+    assert np.isnan(metrics["val/bits_per_dim"])
+    assert panel is None
+
+
 def test_marginal_price_by_hand():
     # Add one: 4 and 2 of 6, 1 and 1 of 2. So log2(6/4), log2(6/2), and one bit each.
     price = marginal_bits(np.array([[3, 1], [0, 0]]))

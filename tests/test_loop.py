@@ -334,8 +334,8 @@ def test_bf16_learns_nearly_the_same_with_fp32_weights(shards, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model.dropout": 0.1}, ConfigError, "another model: model was .*dropout=0.0"),
-        ({"bins.per_channel": 4}, ConfigError, "another model: bins was .*per_channel=8"),
+        ({"model.dropout": 0.1}, ConfigError, "another model: model.dropout was 0.0, got 0.1"),
+        ({"bins.per_channel": 4}, ConfigError, "another model: bins.per_channel was 8, got 4"),
         ({"training.batch_size": 16}, ConfigError, "at step 2, 16 photos.*batch_size=16"),
         ({"training.steps": 1}, ConfigError, "at step 2.*training.steps=1 "),
     ],

@@ -56,6 +56,27 @@ def squeeze_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.parametrize("lpips", [False, True])
+def test_it_is_the_distance_of_the_lpips_package(squeeze_file, monkeypatch, lpips):
+    name = f"mine-{hashlib.sha256(squeeze_file.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(perceptual.TRUNK_FILES, "squeeze", TrunkFile(name, 4.7))
+    distance = (
+        PerceptualDistance("squeeze", str(squeeze_file))
+        if lpips
+        else PerceptualDistance("random_features")
+    )
+    one, other = photo_pair(64)
+    expected = distance.network(one, other, normalize=True).flatten()
+    torch.testing.assert_close(distance(one, other), expected)
+
+
+def test_features_that_are_all_zero_have_a_gradient() -> None:
+    zero = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    (perceptual._unit(zero) - perceptual._unit(torch.ones(1, 3, 2, 2))).square().sum().backward()
+    assert zero.grad is not None
+    assert zero.grad.isfinite().all()
+
+
 def photo_pair(side_px: int, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 3, side_px, side_px)

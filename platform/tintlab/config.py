@@ -50,8 +50,9 @@ class BinsConfig(Settings):
 
     kind: Literal["factored", "joint"] = "factored"
     """factored: a token for a, then one for b given a; joint: one token for an in-gamut pair."""
-    per_channel: int = Field(32, ge=2, le=256)
-    """factored: uniform bins over [-110, 110] for each of a and b."""
+    per_channel: int = Field(33, ge=2, le=256)
+    """factored: uniform bins over [-110, 110] for each of a and b; of an odd number, the middle one
+    stands for grey, of an even number none does."""
     joint_step: float = Field(10.0, ge=2.0, le=40.0)
     """joint: grid step in ab units; 10 is the grid of Zhang et al. 2016."""
 

@@ -4,8 +4,8 @@
     greedy          the most likely bin at every step
     parallel_mean   the mean of the parallel head's distribution at each position. The decoder has
                     no such picture: its mean exists only given true colours to the left and above
-    ceiling_grid    the true colours, brought to the chroma grid and back: no model can do better
-    ceiling         the same with the bins in between: the best tokens there are
+    ceiling_grid    the true colours, brought to the chroma grid and back: the cost of the grid
+    ceiling         the same with the bins in between: the true tokens
 
 All are brought to full size by the model's own upsampler and joined to the photo's own lightness.
 """

@@ -4,6 +4,8 @@ The whole split is priced because likelihood is cheap; sampling is not, so the s
 are painted with the same noise every time, and only the model changes between two panels.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -53,7 +55,10 @@ def validate(
             bits += float(of_decoder.sum())
             parallel_bits += float(of_parallel.sum())
             photos += len(batch.ids)
-    panel, painted = _panel(model, shards, config, split) if rank == 0 else (None, {})
+    panel: UInt8[np.ndarray, "_ _ 3"] | None = None
+    painted: dict[str, float] = {}
+    if rank == 0 and math.isfinite(bits):  # nothing can be drawn from a model that has diverged
+        panel, painted = _panel(model, shards, config, split)
 
     # The panel's figures are 0 on every rank but the first, so that the sum is rank 0's.
     sums = torch.tensor(

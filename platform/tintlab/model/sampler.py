@@ -196,7 +196,11 @@ def _sampling(model: Colorizer, L: Tensor) -> Iterator[None]:
     model.eval()
     try:
         # Without autocast, which casts some operations and not others: nothing would be exact.
-        with torch.inference_mode(), torch.autocast(L.device.type, enabled=False):
+        # Without TF32, which cuDNN's convolutions use and the cached sampler's products do not.
+        full = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+        )
+        with torch.inference_mode(), torch.autocast(L.device.type, enabled=False), full:
             yield
     finally:
         for module in training:

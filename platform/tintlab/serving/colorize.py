@@ -21,7 +21,7 @@ from PIL import Image
 from tintlab.color.lab import srgb_to_lab
 from tintlab.console import Result
 from tintlab.data.images import Undecodable, decode
-from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.decodes import photo_seed
 from tintlab.evaluation.ladder import evaluating
 from tintlab.evaluation.picture import BAND_PIXELS, joined, save_png
@@ -40,6 +40,10 @@ LONGEST_STEM_BYTES = 200
 """Leaves room for `-2.png` within the 255 bytes that file systems allow for a name."""
 
 
+MAX_DRAWS = 64
+"""Of one photo: all are drawn at once, each in memory of its own."""
+
+
 class Drawing(NamedTuple):
     """How colours are drawn; see `tintlab.model.sampler`."""
 
@@ -54,8 +58,9 @@ class Drawing(NamedTuple):
 
     def check(self) -> None:
         """Raises: ConfigError: more than one version of the best of several is asked for."""
-        if min(self.versions, self.best_of) < 1:
-            raise ConfigError("versions and best_of must be at least 1")
+        for name, number in (("versions", self.versions), ("best_of", self.best_of)):
+            if not 1 <= number <= MAX_DRAWS:
+                raise ConfigError(f"{name} must be in [1, {MAX_DRAWS}], got {number}")
         if self.versions > 1 and self.best_of > 1:
             raise ConfigError("there is one best of several; give versions or best_of, not both")
 
@@ -157,7 +162,13 @@ def colored_versions(
         tokens = drawn.tokens if isinstance(drawn, Best) else drawn[0]
     for version in tokens.split(1):
         with evaluating(model):
-            ab = model.upsample(model.bins.decode(version), full)[0].cpu().numpy()
+            # Not model.upsample: this grid is spread over the photo itself, not over a padded one.
+            ab = model.upsampler(model.bins.decode(version), full)[0].cpu().numpy()
+        if not np.isfinite(ab).all():
+            raise IntegrityError(
+                "the model's upsampler gives colours that are not finite; its weights are damaged "
+                "or its training diverged: use another checkpoint"
+            )
         yield Colored(*joined(L, ab))
 
 

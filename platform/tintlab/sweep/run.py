@@ -25,6 +25,7 @@ from tintlab.sweep.report import live_line
 from tintlab.sweep.space import VARIANT, Question
 from tintlab.tracking.runs import Status, open_run, set_final_status, sync
 from tintlab.training.loop import Report
+from tintlab.training.perceptual import require_trunk
 from tintlab.training.tracked import RunRequest, train_tracked
 
 STOP_GRACE_S = 120
@@ -62,6 +63,8 @@ def run_sweep(
     """
     space = request.question.space
     request.question.check(request.base)
+    for point in space.first_points() or [{}]:  # before trials of which each could only fail
+        require_trunk(space.experiment(request.base, point).loss)
     if request.base.training.workers != 1:
         raise ConfigError("a sweep's trials train on one worker; leave training.workers at 1")
     manifest = open_shards(shards_uri).manifest

@@ -217,11 +217,12 @@ class _Course:
         state = read_state(checkpoint)
         for part in ("model", "bins"):
             before, now = getattr(state.config, part), getattr(self.config, part)
-            if before != now:
-                raise ConfigError(
-                    f"checkpoint {checkpoint} is of another model: {part} was {before}, got {now}; "
-                    "resume with the same model and bins, or start a new run"
-                )
+            for key, was in before.model_dump().items():
+                if was != getattr(now, key):
+                    raise ConfigError(
+                        f"checkpoint {checkpoint} is of another model: {part}.{key} was {was!r}, "
+                        f"got {getattr(now, key)!r}; resume with the same, or start a new run"
+                    )
         if state.data_fingerprint != self.shards.manifest.fingerprint:
             raise ConflictError(
                 f"checkpoint {checkpoint} was trained on data set {state.data_fingerprint}, "

@@ -30,7 +30,13 @@ from tintlab.config import ExperimentConfig
 from tintlab.data.ab_statistics import AbStatistics
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.upsampler import Upsampler
-from tintlab.training.losses import bits_of, pixel_huber, smoothed_nats, token_nats
+from tintlab.training.losses import (
+    at_least_float32,
+    bits_of,
+    pixel_huber,
+    smoothed_nats,
+    token_nats,
+)
 from tintlab.training.perceptual import PerceptualDistance
 from tintlab.training.rebalance import color_weights
 
@@ -126,9 +132,11 @@ class Objective(nn.Module):
             reported.append(pixel)
         if self.distance is not None:
             soft = decoder.soft_ab.unflatten(0, (batch, rows, columns)).permute(0, 3, 1, 2)
-            painted, _ = lab_to_rgb_tensor(torch.cat((L, model.upsample(soft, L)), dim=1))
-            truth, _ = lab_to_rgb_tensor(torch.cat((L, ab), dim=1))
-            distance = self.distance(painted, truth).mean()
+            ab_soft = at_least_float32(model.upsample(soft, L))
+            with torch.autocast(L.device.type, enabled=False):
+                painted, _ = lab_to_rgb_tensor(torch.cat((L, ab_soft), dim=1))
+                truth, _ = lab_to_rgb_tensor(torch.cat((L, ab), dim=1))
+                distance = self.distance(painted, truth).mean()
             total = total + self.loss.perceptual * distance
             reported.append(distance)
         return total, torch.stack([total, *reported]).detach()

@@ -26,6 +26,8 @@ from tintlab.errors import EnvironmentFault, IntegrityError
 
 LEAST_SIDE_PX = 64
 """Smaller photos are enlarged: the trunks pool by 16 to 32, and see nothing in a few cells."""
+SMALLEST = 1e-10
+"""Keeps a division by the length of features finite; lpips's own."""
 RANDOM_FEATURES = "random_features"
 RANDOM_TRUNK = "squeeze"
 """The smallest of the trunks; 0.7 M weights."""
@@ -100,6 +102,8 @@ class PerceptualDistance(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    network: Any
+
     def forward(
         self, rgb: Float[Tensor, "B 3 H W"], other: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B"]:
@@ -111,12 +115,32 @@ class PerceptualDistance(nn.Module):
                 F.interpolate(photo, size=size, mode="bilinear", align_corners=False)
                 for photo in (rgb, other)
             )
-        distance: Tensor = self.network(rgb, other, normalize=True)  # from [0, 1] to [-1, 1]
-        return distance.flatten()
+        features, others = self._features(rgb), self._features(other)
+        distance = rgb.new_zeros(len(rgb))
+        for layer, (one, another) in enumerate(zip(features, others, strict=True)):
+            difference = (_unit(one) - _unit(another)).square()
+            if self.network.lpips:
+                weighed = self.network.lins[layer](difference)
+            else:
+                weighed = difference.sum(dim=1, keepdim=True)
+            distance = distance + weighed.mean(dim=(1, 2, 3))
+        return distance
+
+    def _features(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        """Of each layer of the trunk, (B, channels, h, w)."""
+        of_layers: tuple[Tensor, ...] = self.network.net(self.network.scaling_layer(2 * rgb - 1))
+        return of_layers
 
     def train(self, mode: bool = True) -> "PerceptualDistance":
         """Stays in evaluation mode: LPIPS has dropout, for fitting its weights only."""
         return super().train(False)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Each position's features at length 1. lpips does the same, with a gradient that is not a
+    number where all features of a position are 0."""
+    length = features.square().sum(dim=1, keepdim=True).clamp(min=SMALLEST**2).sqrt()
+    return features / (length + SMALLEST)
 
 
 def _calibrated(net: str, path: Path) -> nn.Module:
