@@ -5,8 +5,8 @@
 
 Every trial of the sweep is evaluated as `tintlab evaluate` does it, and kept there. `gain` is how
 many fewer bits per dimension a variant needs than `initial` on the same photos with the same seeds:
-mean and 95 % interval of a bootstrap that draws seeds and photos anew. Three seeds are few: such an
-interval is rather too narrow than too wide.
+mean and 95 % interval of a bootstrap that draws seeds, photographs and their tiles anew. Three
+seeds are few: such an interval is rather too narrow than too wide.
 
 Written: ablation.md, the table; ablation.svg, gains and intervals, a dot for each seed; and
 ablation.png, whose rows are photos and whose columns are the grey photo, a sample of every variant
@@ -22,7 +22,7 @@ import matplotlib
 import numpy as np
 import optuna
 import pyarrow.parquet as pq
-from packaged_tiles import RESAMPLES
+from packaged_tiles import interval, photographs
 from side_by_side import report, show
 
 from tintlab.cluster import connect
@@ -52,6 +52,8 @@ class Trial:
     parameters: int
     bits: np.ndarray
     """Bits per dimension of each photo, in the order of the split."""
+    ids: list[str]
+    """The photos."""
     figures: dict[str, float]
 
 
@@ -82,37 +84,32 @@ def measured(place: Workspace, run_id: str) -> Trial:
     decodes = kept.summary["decodes"]
     figures = {name: kept.summary[name] for name in COLUMNS if name in kept.summary}
     figures[COLUMNS[-1]] = decodes["parallel_mean"]["colorfulness_ratio"]
-    bits = pq.read_table(kept.folder / PER_IMAGE_FILE)["bits_per_dim"].to_numpy()
+    photos = pq.read_table(kept.folder / PER_IMAGE_FILE, columns=["id", "bits_per_dim"])
+    bits = photos["bits_per_dim"].to_numpy()
     show(f"{found.label}: {bits.mean():.4f} bits per dimension")
-    return Trial(run_id, found.folder, model.parameter_count, bits, figures)
+    ids = photos["id"].to_pylist()
+    return Trial(run_id, found.folder, model.parameter_count, bits, ids, figures)
 
 
-def interval(gains: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of gains (seeds, photos), drawing both anew."""
-    seeds, photos = gains.shape
-    generator = np.random.default_rng(0)
-    means = [
-        gains[generator.integers(seeds, size=seeds)][:, generator.integers(photos, size=photos)]
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile([mean.mean() for mean in means], [2.5, 97.5])
-    return float(low), float(high)
+def summary(
+    of_variants: Mapping[str, list[Trial]], cut_from: list[str]
+) -> dict[str, dict[str, float]]:
+    """Variant -> its figures, means over seeds.
 
-
-def summary(of_variants: Mapping[str, list[Trial]]) -> dict[str, dict[str, float]]:
-    """Variant -> its figures, means over seeds."""
+    Args: cut_from: the photograph of each photo of the split.
+    """
     first = np.stack([trial.bits for trial in of_variants[FIRST]])
     rows = {}
     for variant, trials in of_variants.items():
         bits = np.stack([trial.bits for trial in trials])
-        low, high = interval(first - bits)
+        gain = interval(first - bits, cut_from)
         rows[variant] = {
             "parameters": trials[0].parameters,
             "bits_per_dim": float(bits.mean()),
             "between_seeds": float(bits.mean(axis=1).std(ddof=1)) if len(bits) > 1 else 0.0,
-            "gain": float((first - bits).mean()),
-            "gain_low": low,
-            "gain_high": high,
+            "gain": gain["mean"],
+            "gain_low": gain["low"],
+            "gain_high": gain["high"],
             **{name: float(np.mean([t.figures[name] for t in trials])) for name in COLUMNS},
         }
     return rows
@@ -196,7 +193,7 @@ def main() -> None:
             variant: [measured(place, of_seeds[seed]) for seed in sorted(of_seeds)]
             for variant, of_seeds in finished(place, given.sweep).items()
         }
-    rows = summary(of_variants)
+    rows = summary(of_variants, photographs(open_shards(place.shards), of_variants[FIRST][0].ids))
     write_whole(given.out / "ablation.md", table(rows).encode())
     write_whole(given.out / "ablation.svg", chart(of_variants, rows))
     firsts = {variant: trials[0] for variant, trials in of_variants.items()}

@@ -6,14 +6,15 @@ It is trained alone, as in training: pixel loss on true coarse colours of random
 train split, AdamW of the default configuration. Scored on the whole tiles of the test split, which
 are other places of the same photographs: mean CIE ab distance per pixel, in ab units, from true
 coarse colours and from quantised ones, which is what a sampler gives. `gain_over_*` is how much
-lower the learned error is on the same tiles, with its 95 % paired bootstrap interval.
+lower the learned error is on the same tiles, with its 95 % bootstrap interval over photographs and
+their tiles.
 """
 
 import argparse
 
 import numpy as np
 import torch
-from packaged_tiles import packaged_shards, paired_interval
+from packaged_tiles import interval, packaged_shards, photographs
 from side_by_side import report, show
 from torch.nn import functional as F
 
@@ -36,6 +37,10 @@ def main() -> None:
     steps = QUICK_STEPS if parser.parse_args().quick else STEPS
     with packaged_shards() as shards:
         model = trained(shards, steps)
+        tiles = [
+            photo for batch in eval_batches(shards, "test", TILE_PX, BATCH) for photo in batch.ids
+        ]
+        cut_from = photographs(shards, tiles)
         errors = {
             grid: measured(model, shards, quantised=grid == "quantised")
             for grid in ("true", "quantised")
@@ -52,7 +57,7 @@ def main() -> None:
         metrics[f"ab_error_{grid}"] = float(learned.mean())
         for method in ("bilinear", "nearest"):
             other = of_methods[method]
-            metrics[f"gain_over_{method}_{grid}"] = paired_interval(learned, other)
+            metrics[f"gain_over_{method}_{grid}"] = interval((other - learned)[None], cut_from)
             baseline[f"{method}_ab_error_{grid}"] = float(other.mean())
             ratio[f"error_{grid}/{method}"] = float(learned.mean() / other.mean())
     print(report("upsampler", metrics, baseline, ratio, ("torch",)))

@@ -1,6 +1,5 @@
 """ab bins: nearest bin and back, the gamut of the joint grid, soft decode and its limits."""
 
-import itertools
 import math
 
 import numpy as np
@@ -179,20 +178,8 @@ def test_half_precision_is_quantized_as_float32(bins: Bins) -> None:
 def test_foreign_tokens_are_refused(bins: Bins, token: int) -> None:
     tokens = torch.zeros(1, bins.channels, 2, 2, dtype=torch.int64)
     tokens[0, -1, 0, 1] = token
-    for method in (bins.decode, bins.counts):
-        with pytest.raises(ValueError, match=rf"tokens must be in \[0, {bins.count}\), got .*"):
-            method(tokens)
-
-
-@each_kind
-def test_counts_are_a_histogram_of_each_channel(bins: Bins) -> None:
-    tokens = bins.quantize(random_ab(seed=9))
-    counts = bins.counts(tokens)
-    assert counts.shape == (bins.channels, bins.count)
-    assert counts.dtype == torch.int64
-    for channel, k in itertools.product(range(bins.channels), range(bins.count)):
-        assert counts[channel, k] == (tokens[:, channel] == k).sum()
-    assert torch.equal(bins.counts(tokens[:0]), torch.zeros_like(counts))
+    with pytest.raises(ValueError, match=rf"tokens must be in \[0, {bins.count}\), got .*"):
+        bins.decode(tokens)
 
 
 @each_kind

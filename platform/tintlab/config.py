@@ -149,7 +149,8 @@ class TrainingConfig(Settings):
     batch_size: int = Field(16, ge=1)
     """Images per optimizer step over all workers and accumulation steps (the global batch)."""
     accumulation: int = Field(1, ge=1)
-    """Backward passes per optimizer step on each worker; their mean equals one large batch."""
+    """Backward passes per optimizer step on each worker; their mean equals one large batch, unless
+    model.encoder_norm is batch, which then sees the smaller ones."""
     eval_every_steps: int = Field(100, ge=1)
     """Steps between validations; each is followed by a checkpoint. The last step always is."""
     seed: int = Field(0, ge=0, lt=2**31)

@@ -35,8 +35,21 @@ def score(model: Colorizer, shards: Shards) -> tuple[dict[str, float], None]:
     return {"val/bits_per_dim": 3.0 + next(iter(model.parameters())).mean().item()}, None
 
 
+EVERY_LOSS = {
+    "training.activation_checkpointing": True,
+    "training.loss_chunks": 3,
+    "loss.perceptual": 0.5,
+    "loss.perceptual_net": "random_features",
+    "loss.rebalance": 0.5,
+    "loss.smoothing_sigma_ab": 5.0,
+    "model.encoder_attention_blocks": 1,
+    "model.decoder_attention_blocks": 1,
+}
+"""And all that saves memory."""
+
+
 def worker(
-    rank: int, world_size: int, uri: str, folder: str, dropout: float, accumulation: int
+    rank: int, world_size: int, uri: str, folder: str, changes: dict, accumulation: int
 ) -> None:
     """One rank, in a process of its own; writes what it was told."""
     torch.set_num_threads(1)
@@ -44,7 +57,7 @@ def worker(
     distributed.init_process_group(
         "gloo", init_method=f"file://{home}/meeting", rank=rank, world_size=world_size
     )
-    config = CONFIG.replaced({"training.accumulation": accumulation, "model.dropout": dropout})
+    config = CONFIG.replaced({"training.accumulation": accumulation, **changes})
     losses: list[float] = []
     reports: list[Report] = []
     train(
@@ -66,29 +79,33 @@ def worker(
 
 
 def trained(
-    world_size: int, uri: str, folder: Path, dropout: float, accumulation: int
+    world_size: int, uri: str, folder: Path, changes: dict, accumulation: int
 ) -> list[dict]:
     folder.mkdir()
-    arguments = (world_size, uri, str(folder), dropout, accumulation)
+    arguments = (world_size, uri, str(folder), changes, accumulation)
     multiprocessing.spawn(worker, arguments, nprocs=world_size)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
 
 
 @pytest.mark.parametrize(
-    ("dropout", "alone", "world_size", "accumulation"),
+    ("changes", "alone", "world_size", "accumulation"),
     [
-        (0.0, 1, 2, 1),  # the plain case
+        ({}, 1, 2, 1),  # the plain case
         # A micro-batch draws its dropout by its place in the stream, whoever computes it.
-        (0.1, 6, 2, 3),
-        (0.1, 6, 3, 2),
+        ({"model.dropout": 0.1}, 6, 2, 3),
+        ({"model.dropout": 0.1}, 6, 3, 2),
+        (EVERY_LOSS, 2, 2, 1),
+        # Terms of weight 0 keep every weight in the graph, which DDP waits for.
+        ({"loss.parallel": 0.0, "loss.pixel": 0.0}, 1, 2, 1),
     ],
+    ids=["plain", "dropout-2", "dropout-3", "every-loss", "weights-0"],
 )
 def test_workers_equal_one_worker_at_the_same_global_batch(
-    tmp_path, dropout, alone, world_size, accumulation
+    tmp_path, changes, alone, world_size, accumulation
 ):
     uri = small_shards(tmp_path / "shards")
-    [one] = trained(1, uri, tmp_path / "one", dropout, alone)
-    many = trained(world_size, uri, tmp_path / "many", dropout, accumulation)
+    [one] = trained(1, uri, tmp_path / "one", changes, alone)
+    many = trained(world_size, uri, tmp_path / "many", changes, accumulation)
     assert many[0]["losses"] == pytest.approx(one["losses"], abs=1e-5)
     for rank, told in enumerate(many):
         assert told["losses"] == many[0]["losses"]  # every rank reports the whole batch

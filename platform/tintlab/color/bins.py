@@ -99,16 +99,6 @@ class Bins(ABC):
         means = [(probability * center[:, None, None]).sum(dim=2) for center in coordinates]
         return torch.stack(means, dim=2).flatten(1, 2)  # (B, C, E, h, w) -> (B, C * E, h, w)
 
-    def counts(self, tokens: Int64[Tensor, "B {self.channels} h w"]) -> Int64[Tensor, "C K"]:
-        """How often each bin occurs, for each token of a position: the marginal's histogram.
-
-        Raises: ValueError: a token is not in [0, K).
-        """
-        self._require_bins(tokens)
-        rows = torch.arange(self.channels, device=tokens.device) * self.count
-        flat = (tokens + rows[:, None, None]).flatten()
-        return flat.bincount(minlength=self.channels * self.count).view(self.channels, self.count)
-
     def neighbour_targets(self, sigma_ab: float) -> Float32[Tensor, "K K"]:
         """Row k: what to learn instead of "bin k, certainly": a Gaussian around its centre.
 

@@ -169,14 +169,15 @@ def bits_given_level(
 
 @contextmanager
 def evaluating(model: Colorizer) -> Iterator[None]:
-    """The model without dropout and without gradients; its mode is restored afterwards."""
-    was_training = model.training
+    """The model without dropout and without gradients; each part's mode is restored afterwards."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 def no_photos(split: str) -> EnvironmentFault:

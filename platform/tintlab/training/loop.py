@@ -293,7 +293,8 @@ class _Course:
         gradient = clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         if self.world_size > 1:
             distributed.all_reduce(sums)
-        # The one wait for the device in a step; before the update, so that no bad one is made.
+        # Waits for the device, as the range check of the colours did; before the update, so that
+        # no bad one is made.
         *values, norm = torch.cat([sums, gradient.double().view(1)]).tolist()
         totals = dict(zip(terms, values, strict=True))
         for term in reversed(terms):  # the loss last: it follows from the others
