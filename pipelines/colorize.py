@@ -17,7 +17,7 @@ class Command(StageCommand):
     photos: Positional[tuple[Path, ...]] = ()
     """Photos, or folders of photos."""
     out: Path = Path("colored")
-    """Folder for the coloured photos; nothing in it is written over by another photo."""
+    """Folder for the coloured photos; no photo is written over another."""
     model: str = "@champion"
     """@champion or another alias, a version number, a run id, or a model folder."""
     short_side_px: int | None = None
@@ -25,9 +25,9 @@ class Command(StageCommand):
     temperature: float | None = None
     """0 takes the likeliest bins; default the model's evaluation.temperature."""
     top_p: float = 1.0
-    """Draw only from the likeliest bins that together reach this probability; 1 draws from all."""
+    """Draw only from the likeliest bins that together reach this."""
     versions: int = 1
-    """Pictures of each photo, each drawn by itself."""
+    """Pictures of each photo."""
     best_of: int = 1
     """Draw so many and paint the one that the model finds most likely."""
     seed: int = 0
@@ -41,28 +41,16 @@ def main(command: Command) -> Result:
     from tintlab.serving.colorize import Drawing, colorize_files, find_photos
     from tintlab.tracking.models import find_model
 
-    drawing = Drawing(0.0, command.top_p, command.versions, command.best_of)
-    drawing.check()
-    count = len(find_photos(command.photos, command.out))
+    drawing = Drawing(command.temperature, command.top_p, command.versions, command.best_of).check()
     found = find_model(command.place, command.model)
+    inputs = len(find_photos(command.photos, command.out))
     if command.dry_run:
-        return Result({"inputs": count, "model": found.label}, f"{count} photos, {found.label}")
+        return Result({"inputs": inputs, "model": found.label}, f"{inputs} photos, {found.label}")
     model, config = load_model(found.folder)
-    own = command.temperature
+    px, drawn = config.data.crop_px, drawing.at(config.evaluation.temperature)
     with ProgressLine() as line:
-        report = colorize_files(
-            model,
-            command.photos,
-            command.out,
-            short_side_px=command.short_side_px or config.data.crop_px,
-            drawing=drawing._replace(
-                temperature=config.evaluation.temperature if own is None else own
-            ),
-            seed=command.seed,
-            progress=lambda done, total, share: line.show(
-                f"{done}/{total} photos" + (f", the next {share:.0%} drawn" if share else "")
-            ),
-        )
+        how = (command.short_side_px or px, drawn, command.seed, line.show)
+        report = colorize_files(model, command.photos, command.out, *how)
     return report.result(found.label, command.out)
 
 

@@ -1,17 +1,16 @@
 """Which change to the first colorizer helps, at equal steps and nearly equal parameters?
 
 The first one is a residual CNN trained by cross-entropy at a constant learning rate, the best of
-5e-4, 1e-3, 2e-3, 4e-3 and 8e-3 on the packaged photographs after 360 steps. Each variant
-changes one thing about it, `all` changes everything; three seeds each, and nothing is stopped
-early. `random_features` stands for the perceptual loss: an untrained trunk, since no trained one
-comes with tintlab. With one, set loss.perceptual_net to alex, vgg or squeeze in a copy of this
-file. Attention adds 9 % to the parameters. About 15 minutes on 2 cores.
+five between 5e-4 and 8e-3. A variant changes one thing about it, `all` everything; three seeds
+each. `random_features` stands for the perceptual loss: an untrained trunk, since no trained one
+comes with tintlab. Attention adds 9 % to the parameters. About 20 minutes on 2 cores.
 """
 
 from optuna.distributions import CategoricalDistribution
 
 from tintlab.sweep.space import SearchSpace
 
+INITIAL = {"model.encoder_norm": "none", "schedule.kind": "constant", "schedule.peak_lr": 4e-3}
 ATTENTION = {"model.encoder_attention_blocks": 1, "model.decoder_attention_blocks": 1}
 RANDOM_FEATURES = {"loss.perceptual": 1.0, "loss.perceptual_net": "random_features"}
 CYCLIC_LR = {
@@ -23,14 +22,7 @@ CYCLIC_LR = {
 NORM_AND_DROPOUT = {"model.encoder_norm": "batch", "model.dropout": 0.05}
 
 SPACE = SearchSpace(
-    fixed={
-        "model.depth": 3,
-        "model.encoder_norm": "none",
-        "schedule.kind": "constant",
-        "schedule.peak_lr": 4e-3,
-        "training.steps": 480,
-        "training.eval_every_steps": 240,
-    },
+    fixed={"model.depth": 3, "training.steps": 480, "training.eval_every_steps": 240, **INITIAL},
     variants={
         "initial": {},
         "attention": ATTENTION,

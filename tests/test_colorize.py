@@ -247,17 +247,15 @@ def test_every_input_is_coloured_or_quarantined(model, tmp_path):
     (tmp_path / "in" / "notes.txt").write_text("not a photo, and not named like one")
     put(tmp_path / "in", ".hidden.png")
     seen = []
-    report = colorize(
-        model, [tmp_path / "in"], tmp_path / "out", progress=lambda *now: seen.append(now)
-    )
+    report = colorize(model, [tmp_path / "in"], tmp_path / "out", show=seen.append)
     assert report.inputs == 3
     assert report.colored == 2
     assert [bad.source.name for bad in report.quarantined] == ["broken.jpg"]
     assert report.quarantined[0].reason
-    assert seen == sorted(seen)
-    assert seen[-1] == (3, 3, 0.0)
-    assert {total for _, total, _ in seen} == {3}
-    assert max(share for _, _, share in seen) == 1.0
+    assert seen[-1] == "3/3 photos"
+    assert [line for line in seen if "100%" in line] == [
+        f"{done}/3 photos, 100% of the next drawn" for done in (0, 2)
+    ]
     assert {path.name for path in report.outputs} == {"a.png", "b.png"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert report.pixels == 2 * 20 * 24

@@ -26,7 +26,8 @@ from tintlab.evaluation.decodes import photo_seed
 from tintlab.evaluation.ladder import evaluating
 from tintlab.evaluation.picture import BAND_PIXELS, joined, save_png
 from tintlab.model.colorizer import Colorizer
-from tintlab.model.sampler import MAX_POSITIONS, Best, RowDone, best_of, sample_many
+from tintlab.model.sampler import MAX_POSITIONS, Best, RowDone, Rule, best_of, sample_many
+from tintlab.serving.output_names import SOURCE_KEY, OutputNames, made_from, source_id
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """What is taken from a folder; a file that is named itself is always tried."""
@@ -34,10 +35,6 @@ LONGEST_ASPECT = 8
 """The small copy is at most this many times longer than its short side, which bounds the work; a
 longer photo is squeezed along its length for the model's eyes only. It is squeezed more where the
 sampler's largest grid demands it, see `tintlab.model.sampler.MAX_POSITIONS`."""
-SOURCE_KEY = "tintlab-source"
-"""PNG text by which an output knows its own source again, so that only that one replaces it."""
-LONGEST_STEM_BYTES = 200
-"""Leaves room for `-2.png` within the 255 bytes that file systems allow for a name."""
 
 
 MAX_DRAWS = 64
@@ -47,8 +44,8 @@ MAX_DRAWS = 64
 class Drawing(NamedTuple):
     """How colours are drawn; see `tintlab.model.sampler`."""
 
-    temperature: float = 1.0
-    """0 takes the most likely bin at every step."""
+    temperature: float | None = 1.0
+    """0 takes the most likely bin at every step; None leaves it to `at`."""
     top_p: float = 1.0
     """Only the most likely bins that together reach this probability; 1 considers all."""
     versions: int = 1
@@ -56,13 +53,19 @@ class Drawing(NamedTuple):
     best_of: int = 1
     """Draw so many and paint the one that the model finds most likely."""
 
-    def check(self) -> None:
-        """Raises: ConfigError: more than one version of the best of several is asked for."""
+    def at(self, temperature: float) -> "Drawing":
+        """The same, at this temperature if it has none."""
+        return self._replace(temperature=temperature) if self.temperature is None else self
+
+    def check(self) -> "Drawing":
+        """Itself. Raises: ConfigError: a value is out of range, or versions of the best."""
+        Rule(1.0 if self.temperature is None else self.temperature, self.top_p).check()
         for name, number in (("versions", self.versions), ("best_of", self.best_of)):
             if not 1 <= number <= MAX_DRAWS:
                 raise ConfigError(f"{name} must be in [1, {MAX_DRAWS}], got {number}")
         if self.versions > 1 and self.best_of > 1:
             raise ConfigError("there is one best of several; give versions or best_of, not both")
+        return self
 
 
 PLAIN = Drawing()
@@ -153,7 +156,7 @@ def colored_versions(
     draw = partial(
         best_of if drawing.best_of > 1 else sample_many,
         seeds=[seed],
-        temperature=drawing.temperature,
+        temperature=1.0 if drawing.temperature is None else drawing.temperature,
         top_p=drawing.top_p,
         row_done=row_done,
     )
@@ -229,11 +232,10 @@ def colorize_files(
     model: Colorizer,
     sources: Sequence[Path],
     out: Path,
-    *,
     short_side_px: int,
     drawing: Drawing = PLAIN,
     seed: int = 0,
-    progress: Callable[[int, int, float], None] | None = None,
+    show: Callable[[str], None] = lambda line: None,
 ) -> ColorizeReport:
     """Colour files and folders into `out`, one `<stem>.png` each; a bad photo stops no other.
 
@@ -242,7 +244,7 @@ def colorize_files(
     same source. Nothing of a source's metadata is copied. The noise of each photo depends on `seed`
     and the photo's bytes, so a photo looks the same in any company.
 
-    Args: progress: called with (photos done, photos in all, share of the next that is drawn).
+    Args: show: called with a line of progress, after every row of a photo's grid.
     Raises: EnvironmentFault: a source does not exist, nothing can be decoded, or `out` cannot be
         written. ConfigError: short_side_px is not a multiple of the chroma stride, or the drawing
         is impossible.
@@ -252,12 +254,11 @@ def colorize_files(
     if out.exists() and not out.is_dir():
         raise EnvironmentFault(f"--out must be a folder, and {out} is a file; choose another")
     inputs = find_photos(sources, out)
-    names = _OutputNames(out, inputs)
+    names = OutputNames(out, inputs)
     outputs: list[Path] = []
     coloured_sources: list[Path] = []
     quarantined: list[Quarantined] = []
     pixels = reduced_pixels = 0
-    say = progress or (lambda done, total, share: None)
     for done, source in enumerate(inputs):
         rgb = _read(source)
         if isinstance(rgb, Quarantined):
@@ -267,7 +268,7 @@ def colorize_files(
         own_seed = photo_seed(seed, noise_id)
 
         def row_done(row: int, rows: int, done: int = done) -> None:
-            say(done, len(inputs), row / rows)
+            show(f"{done}/{len(inputs)} photos, {row / rows:.0%} of the next drawn")
 
         versions = colored_versions(model, image, short_side_px, drawing, own_seed, row_done)
         for number, version in enumerate(versions, start=1):
@@ -277,7 +278,7 @@ def colorize_files(
             coloured_sources.append(source)
             pixels += image.shape[0] * image.shape[1]
             reduced_pixels += version.reduced_pixels
-    say(len(inputs), len(inputs), 0.0)
+    show(f"{len(inputs)}/{len(inputs)} photos")
     if not outputs:
         first = quarantined[0]
         raise EnvironmentFault(
@@ -347,55 +348,9 @@ def _read(source: Path) -> tuple[UInt8[np.ndarray, "H W 3"], str] | Quarantined:
 
 def _write(target: Path, rgb: UInt8[np.ndarray, "H W 3"], source: Path) -> None:
     try:
-        save_png(target, rgb, text={SOURCE_KEY: _source_id(source)})
+        save_png(target, rgb, text={SOURCE_KEY: source_id(source)})
     except OSError as error:
         reason = error.strerror or str(error)
         raise EnvironmentFault(
             f"cannot write {target}: {reason}; free some space or choose another --out"
         ) from None
-
-
-def made_from(output: Path) -> str | None:
-    """The identity of the source an output of ours was made from; None for any other file."""
-    try:
-        with Image.open(output) as image:
-            found = image.info.get(SOURCE_KEY)
-    except (OSError, ValueError, Image.DecompressionBombError):  # not a picture, or none of ours
-        return None
-    return found if isinstance(found, str) else None
-
-
-def _source_id(source: Path) -> str:
-    """Which source an output was made from, without telling anybody the path."""
-    return hashlib.sha256(str(source.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-class _OutputNames:
-    """Names for outputs: `<stem>.png`, numbered where another photo has that name already.
-
-    Names that differ in case only count as equal, since some file systems make them one file.
-    """
-
-    def __init__(self, out: Path, inputs: Sequence[Path]) -> None:
-        self._out = out
-        self._taken: set[str] = set()
-        folder = out.resolve()
-        for source in inputs:  # a source that lies in `out` is never written over
-            if source.resolve().parent == folder:
-                self._taken.add(source.name.casefold())
-
-    def take(self, source: Path, version: int | None = None) -> Path:
-        """The name for a source's output, or for one version; no later call gives it again."""
-        stem = source.stem.encode("utf-8", "surrogateescape")[:LONGEST_STEM_BYTES]
-        base = stem.decode("utf-8", "ignore") or "photo"
-        base += f"_{version}" if version else ""
-        number = 1
-        while True:
-            name = f"{base}.png" if number == 1 else f"{base}-{number}.png"
-            target = self._out / name
-            # Nothing is lost by writing where nothing is, or where this source's output is.
-            free = not os.path.lexists(target) or made_from(target) == _source_id(source)
-            if free and name.casefold() not in self._taken:
-                self._taken.add(name.casefold())
-                return target
-            number += 1

@@ -57,9 +57,7 @@ def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> 
         colorizer,
         greys,
         shown.colored,
-        short_side_px=min(min(truth.shape[:2]) for truth in truths)
-        // colorizer.stride
-        * colorizer.stride,
+        min(min(truth.shape[:2]) for truth in truths) // colorizer.stride * colorizer.stride,
         drawing=Drawing(config.evaluation.temperature),
         seed=config.evaluation.seed,
     )
