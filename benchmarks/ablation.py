@@ -33,6 +33,7 @@ from tintlab.errors import ConfigError, TintlabError
 from tintlab.evaluation.evaluate import PER_IMAGE_FILE, paint
 from tintlab.evaluation.picture import save_png, strip, write_whole
 from tintlab.model.artifact import load_model
+from tintlab.serving.showcase import ENLARGED
 from tintlab.sweep.space import VARIANT
 from tintlab.tracking.evaluations import evaluate_model
 from tintlab.tracking.models import find_model
@@ -176,7 +177,8 @@ def samples(place: Workspace, trials: Mapping[str, Trial], photos: int) -> np.nd
             columns.append([painting.grey for painting in painted])
         columns.append([painting.coloured for painting in painted])
     columns.append([painting.truth for painting in painted])
-    return strip(list(zip(*columns, strict=True)))
+    picture = strip(list(zip(*columns, strict=True)))
+    return picture.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 
 
 def main() -> None:
