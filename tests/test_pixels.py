@@ -1,5 +1,6 @@
 """Decompressed pixels: kept where they may be, the same as in the shard, and never in the way."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import Barrier, Thread
@@ -13,7 +14,7 @@ from lab_data_set import noise, row_of, write_data_set
 from tintlab.config import DataConfig
 from tintlab.data import pixels
 from tintlab.data.batches import Batch, train_batches
-from tintlab.data.mapped_pixels import mapped_pixels
+from tintlab.data.mapped_pixels import mapped_file, mapped_pixels
 from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.prepare_config import Compression
 from tintlab.data.shards import Shards, open_shards
@@ -82,7 +83,10 @@ def test_uncompressed_shards_are_mapped_and_not_kept(uri: str, tmp_path: Path) -
         footer, areas = pq.read_metadata(path), pq.read_table(path, columns=["height", "width"])
         sizes = zip(*areas.to_pydict().values(), strict=True)
         starts = np.cumsum([0, *(height * width for height, width in sizes)])
-        assert mapped_pixels(path, path.stat().st_size, footer, 0, starts) is not None
+        content = mapped_file(path, path.stat().st_size)
+        assert content is not None
+        assert mapped_pixels(content, footer, 0, starts) is not None
+        assert mapped_file(path, path.stat().st_size + 1) is None
     assert not (tmp_path / "pixels").exists()
     an_epoch(open_shards(plain, tmp_path / "pixels"))
     assert not (tmp_path / "pixels").exists()
@@ -194,6 +198,19 @@ def test_memory_keeps_what_was_used_last() -> None:
     assert loaded == [1, 2, 3, 2]
 
 
+def test_pixels_of_a_mapped_file_are_never_let_go() -> None:
+    memory = Memory(limit_bytes=130)
+    loaded: list[int] = []
+
+    def load() -> GroupPixels:
+        loaded.append(1)
+        return replace(group_of(100), of_file=True)
+
+    for key in (0, 1, 0, 1):
+        memory.get((0, key), load)
+    assert len(loaded) == 2
+
+
 def test_threads_that_want_the_same_load_it_once() -> None:
     memory, together, loaded = Memory(), Barrier(4), []
 
@@ -214,8 +231,6 @@ def test_threads_that_want_the_same_load_it_once() -> None:
 
 
 def test_a_shard_whose_pixels_do_not_fit_its_sizes_is_named(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     row = row_of(noise(20, 20, 0), "train")
     write_data_set(str(tmp_path), [[replace(row, L=row.L[:-1])]])
     with pytest.raises(IntegrityError, match=r"shard-0+\.parquet cannot be read: L does not have"):

@@ -23,16 +23,29 @@ from tintlab.data.pixels import GroupPixels
 LENGTH_BYTES = 4
 
 
+def mapped_file(path: Path, file_bytes: int) -> UInt8[np.ndarray, "file"] | None:
+    """The bytes of a file, read when they are touched; None if it has another size or is not there.
+
+    It stays mapped for as long as any part of the array is held.
+    """
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != file_bytes:
+                return None
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
+    except OSError:
+        return None
+
+
 def mapped_pixels(
-    path: Path,
-    file_bytes: int,
+    content: UInt8[np.ndarray, "file"],
     footer: pq.FileMetaData,
     row_group: int,
     starts_px: Int64[np.ndarray, "starts"],
 ) -> GroupPixels | None:
     """The pixels of a row group; None if they are compressed, or the file is not as it should be.
 
-    Args: file_bytes: size the file must have. starts_px: pixels before each photo, and of all.
+    Args: content: see `mapped_file`. starts_px: pixels before each photo, and of all.
     """
     group = footer.row_group(row_group)
     chunks = {
@@ -42,19 +55,11 @@ def mapped_pixels(
     }
     if any(chunk.compression != "UNCOMPRESSED" for chunk in chunks.values()):
         return None
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != file_bytes:
-                return None
-            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    except OSError:
-        return None
-    content = np.frombuffer(mapped, np.uint8)
     L = _values(content, chunks["L"], 2 * starts_px)
     ab = _values(content, chunks["ab"], 4 * starts_px)
     if L is None or ab is None:
         return None
-    return GroupPixels(L, ab, starts_px[:-1], LENGTH_BYTES)
+    return GroupPixels(L, ab, starts_px[:-1], LENGTH_BYTES, of_file=True)
 
 
 def _values(

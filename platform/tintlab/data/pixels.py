@@ -56,6 +56,9 @@ class GroupPixels:
     """Pixels that come before each photo."""
     length_bytes: int = 0
     """Bytes that stand before each photo in both columns, and are no pixels."""
+    of_file: bool = False
+    """Whether they are part of a file that stays mapped: the system takes their memory back when
+    it wants to."""
 
     def planes(
         self, row: int, height: int, width: int
@@ -68,9 +71,9 @@ class GroupPixels:
         return L.reshape(2, height, width), ab.reshape(4, height, width)
 
     @property
-    def nbytes(self) -> int:
-        """Of both columns."""
-        return self.L.nbytes + self.ab.nbytes
+    def held_bytes(self) -> int:
+        """Memory that is free again when they are let go."""
+        return 0 if self.of_file else self.L.nbytes + self.ab.nbytes
 
 
 class Memory:
@@ -98,9 +101,9 @@ class Memory:
             with self._lock:
                 self._loading.pop(key, None)
                 self._kept[key] = pixels
-                self._bytes += pixels.nbytes
+                self._bytes += pixels.held_bytes
                 while self._bytes > self._limit_bytes and len(self._kept) > 1:
-                    self._bytes -= self._kept.popitem(last=False)[1].nbytes
+                    self._bytes -= self._kept.popitem(last=False)[1].held_bytes
             return pixels
 
 

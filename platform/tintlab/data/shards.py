@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int, Int64, UInt8
 
 from tintlab.data.encoding import from_planes
 from tintlab.data.manifest import Manifest, ShardEntry
-from tintlab.data.mapped_pixels import mapped_pixels
+from tintlab.data.mapped_pixels import mapped_file, mapped_pixels
 from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.shard_writer import SCHEMA
 from tintlab.data.split import SPLITS
@@ -83,6 +83,7 @@ class Shards:
         self._root = root
         self._footers: list[pq.FileMetaData] = []
         self._memory = Memory()
+        self._files: dict[int, UInt8[np.ndarray, "file"] | None] = {}
         self._disk = disk
         self._splits = self._index()
 
@@ -240,9 +241,14 @@ class Shards:
         starts = np.concatenate([[0], np.cumsum(areas)])  # (photos + 1,)
         entry = self.manifest.shards[group.shard]
         if is_local(self._fs):
-            path, footer = Path(self._root, entry.name), self._footers[group.shard]
-            if mapped := mapped_pixels(path, entry.bytes, footer, group.row_group, starts):
-                return mapped
+            if group.shard not in self._files:  # two threads may map it: one is soon let go
+                path = Path(self._root, entry.name)
+                self._files[group.shard] = mapped_file(path, entry.bytes)
+            content, footer = self._files[group.shard], self._footers[group.shard]
+            if content is not None:
+                mapped = mapped_pixels(content, footer, group.row_group, starts)
+                if mapped:
+                    return mapped
         shard = entry.sha256
         if self._disk:
             kept = self._disk.get(shard, group.row_group, starts[:-1], int(starts[-1]))
@@ -271,7 +277,7 @@ class Shards:
         return GroupPixels(L, ab, starts[:-1])
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_memory": None}
+        return {**self.__dict__, "_memory": None, "_files": {}}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
