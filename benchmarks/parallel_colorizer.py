@@ -115,8 +115,8 @@ def parallel_bits(like: Colorizer, network: nn.Module, batch: Batch) -> Tensor:
 
 
 def size(module: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Numbers that are learned; those of a moving average count as well."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def trained(
