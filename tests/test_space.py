@@ -106,7 +106,7 @@ def test_an_exhaustive_space_tries_everything_once_whole_rounds_first() -> None:
     assert [config.model.depth for config in built[:2]] == [2, 3]
     assert [config.model.dropout for config in built[:2]] == [0.0, 0.5]
     assert space.trials(3) == 3
-    with pytest.raises(ConfigError, match="9 trials of an exhaustive space of 8 combinations"):
+    with pytest.raises(ConfigError, match="exhaustive and has 8 combinations, got num_trials=9"):
         space.trials(9)
     with pytest.raises(ConfigError, match="no num_trials; give one"):
         SearchSpace(search={"schedule.peak_lr": LR}).trials()

@@ -169,7 +169,10 @@ class SearchSpace(Settings):
             return wanted
         points = len(self.first_points())
         if wanted is not None and wanted > points:
-            raise ConfigError(f"{wanted} trials of an exhaustive space of {points} combinations")
+            raise ConfigError(
+                f"the space is exhaustive and has {points} combinations, got num_trials={wanted}; "
+                "leave it out to try them all"
+            )
         return wanted or points
 
     def first_points(self) -> list[dict[str, Any]]:
