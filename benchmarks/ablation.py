@@ -163,11 +163,11 @@ def chart(of_variants: Mapping[str, list[Trial]], rows: Mapping[str, Mapping[str
 def samples(place: Workspace, trials: Mapping[str, Trial], photos: int) -> np.ndarray:
     """Rows of photos spread over the test split; grey, every variant, truth."""
     columns: list[list[np.ndarray]] = []
+    shards = open_shards(place.shards)
+    every = max(1, shards.count("test") // photos)
     for trial in trials.values():
         model, config = load_model(trial.folder)
         settings = config.evaluation
-        shards = open_shards(place.shards)
-        every = max(1, shards.count("test") // photos)
         painted = [
             painting
             for batch in eval_batches(shards, "test", settings.crop_px, settings.batch_size)

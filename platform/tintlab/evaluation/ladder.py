@@ -28,11 +28,9 @@ from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import Shards
 from tintlab.errors import EnvironmentFault
 from tintlab.evaluation.calibration import Calibration
-from tintlab.model.colorizer import Colorizer
-from tintlab.training.losses import bits_per_dim
+from tintlab.model.colorizer import Colorizer, evaluation_mode
+from tintlab.training.losses import DIMENSIONS, bits_per_dim
 
-DIMENSIONS = 2
-"""a and b."""
 LEVELS = 32
 """Equal steps of L in [0, 100], each with a histogram of its own."""
 RUNGS = ("uniform", "marginal", "lightness", "parallel", "autoregressive")
@@ -97,8 +95,8 @@ def ladder(model: Colorizer, shards: Shards, split: str, config: EvaluationConfi
 
 def teacher_forced(
     model: Colorizer, batch: Batch
-) -> tuple[Int64[Tensor, "B C h w"], Float64[np.ndarray, "B"], Float64[np.ndarray, "B"]]:
-    """The tokens of a batch, and their bits per dimension under the decoder and the parallel head.
+) -> tuple[Float64[np.ndarray, "B"], Float64[np.ndarray, "B"]]:
+    """Bits per dimension of a batch's tokens under the decoder and under the parallel head.
 
     Call inside `evaluating`.
     """
@@ -107,7 +105,7 @@ def teacher_forced(
     logits = model(batch.L.to(device), tokens)
     autoregressive = bits_per_dim(logits.autoregressive, tokens)
     parallel = bits_per_dim(logits.parallel, tokens)
-    return tokens.cpu(), autoregressive.double().cpu().numpy(), parallel.double().cpu().numpy()
+    return autoregressive.double().cpu().numpy(), parallel.double().cpu().numpy()
 
 
 def uniform_bits(model: Colorizer) -> float:
@@ -170,14 +168,8 @@ def bits_given_level(
 @contextmanager
 def evaluating(model: Colorizer) -> Iterator[None]:
     """The model without dropout and without gradients; each part's mode is restored afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def no_photos(split: str) -> EnvironmentFault:

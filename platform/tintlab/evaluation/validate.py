@@ -51,7 +51,7 @@ def validate(
         for batch in eval_batches(
             shards, split, config.crop_px, config.batch_size, rank=rank, world_size=world_size
         ):
-            _, of_decoder, of_parallel = teacher_forced(model, batch)
+            of_decoder, of_parallel = teacher_forced(model, batch)
             bits += float(of_decoder.sum())
             parallel_bits += float(of_parallel.sum())
             photos += len(batch.ids)

@@ -1,5 +1,7 @@
 """The colorizer: encoder, decoder, parallel head and upsampler joined over one chroma grid."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxtyping import Float, Int, Int64
@@ -96,3 +98,15 @@ class Colorizer(nn.Module):
     def parameter_count(self) -> int:
         """Trainable numbers."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+@contextmanager
+def evaluation_mode(model: Colorizer) -> Iterator[None]:
+    """The model without dropout and moving statistics; each part's mode is restored afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

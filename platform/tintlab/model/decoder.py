@@ -7,7 +7,7 @@ works on half of the width, and attention over the raster order may follow a blo
 
 Everything is written channels last, (B, rows, w, D), and every layer is either per position or
 takes its causal surroundings as an argument. Training gives it all rows at once; the cached sampler
-calls the same methods for one row (`vertical_pass`) and one position (`horizontal_step`).
+calls `vertical_pass` for one row, and computes single positions with the same weights.
 """
 
 from typing import NamedTuple
@@ -92,7 +92,8 @@ class GatedBlock(nn.Module):
         nothing_above = torch.zeros_like(vertical[:, :1])
         vertical, term, _ = self.vertical_pass(vertical, nothing_above, cond)
         rightward, own = self.horizontal(self.norm_horizontal(horizontal)).chunk(2, dim=-1)
-        return vertical, self._finish(horizontal, own + shift_right(rightward) + term)
+        mixed = own + shift_right(rightward) + term
+        return vertical, horizontal + self.out_horizontal(self.drop(gate(mixed)))
 
     def vertical_pass(
         self,
@@ -112,23 +113,6 @@ class GatedBlock(nn.Module):
         if self.out_vertical is not None:
             vertical = vertical + self.out_vertical(self.drop(gate(mixed)))
         return VerticalPass(vertical, term, normed[:, -1:])
-
-    def horizontal_step(
-        self,
-        horizontal: Float[Tensor, "B D"],
-        left: Float[Tensor, "B two_g"],
-        term: Float[Tensor, "B two_g"],
-    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B two_g"]]:
-        """The horizontal stack at one position.
-
-        Args: left: what this method gave second at the left neighbour, zeros in the first column.
-            term: this position's part of `VerticalPass.term`.
-        """
-        rightward, own = self.horizontal(self.norm_horizontal(horizontal)).chunk(2, dim=-1)
-        return self._finish(horizontal, own + left + term), rightward
-
-    def _finish(self, horizontal: Tensor, mixed: Tensor) -> Tensor:
-        return horizontal + self.out_horizontal(self.drop(gate(mixed)))
 
 
 class TokenStem(nn.Module):

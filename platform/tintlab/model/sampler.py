@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tintlab.errors import ConfigError, IntegrityError
 from tintlab.model.cached_decoder import CachedDecoder
-from tintlab.model.colorizer import Colorizer
+from tintlab.model.colorizer import Colorizer, evaluation_mode
 from tintlab.model.noise import SEEDS, gumbel_row
 
 MAX_POSITIONS = 2**18
@@ -192,19 +192,14 @@ def log_likelihood(
 @contextmanager
 def _sampling(model: Colorizer, L: Tensor) -> Iterator[None]:
     """Evaluation mode for every part of the model, no gradients, full precision; then as before."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        # Without autocast, which casts some operations and not others: nothing would be exact.
-        # Without TF32, which cuDNN's convolutions use and the cached sampler's products do not.
-        full = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-        )
-        with torch.inference_mode(), torch.autocast(L.device.type, enabled=False), full:
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    # Without autocast, which casts some operations and not others: nothing would be exact.
+    # Without TF32, which cuDNN's convolutions use and the cached sampler's products do not.
+    full = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+    )
+    uncast = torch.autocast(L.device.type, enabled=False)
+    with evaluation_mode(model), torch.inference_mode(), uncast, full:
+        yield
 
 
 def _check(model: Colorizer, L: Tensor, seeds: Sequence[int], rule: Rule) -> None:

@@ -160,9 +160,8 @@ def colored_versions(
         top_p=drawing.top_p,
         row_done=row_done,
     )
-    with evaluating(model):
-        drawn = draw(model, seen, max(drawing.best_of, drawing.versions))
-        tokens = drawn.tokens if isinstance(drawn, Best) else drawn[0]
+    drawn = draw(model, seen, max(drawing.best_of, drawing.versions))
+    tokens = drawn.tokens if isinstance(drawn, Best) else drawn[0]
     for version in tokens.split(1):
         with evaluating(model):
             # Not model.upsample: this grid is spread over the photo itself, not over a padded one.
