@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from tintlab.data.images import Decoded, decode
+from tintlab.data.decoding.images import Decoded, decode
 from tintlab.data.photos import packaged_photos
 
 WIDTH, HEIGHT = 500, 375

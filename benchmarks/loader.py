@@ -43,7 +43,7 @@ from tintlab.color.lab import srgb_to_lab
 from tintlab.config import DataConfig, Workspace
 from tintlab.data.augment import Place
 from tintlab.data.batches import Stream, train_batches
-from tintlab.data.images import resize
+from tintlab.data.decoding.images import resize
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import EnvironmentFault, TintlabError
 

@@ -28,7 +28,7 @@ import torch
 from side_by_side import interleaved, report
 
 from tintlab.config import ExperimentConfig
-from tintlab.data.ab_statistics import merged
+from tintlab.data.shard_format.ab_statistics import merged
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.objective import Objective
 from tintlab.training.optimizer import adamw

@@ -80,7 +80,7 @@ def limit(photos: str, out: str) -> dict[str, float]:
     import cv2
 
     from tintlab.data.prepare import PrepareConfig
-    from tintlab.data.rows import Row, make_row
+    from tintlab.data.shard_format.rows import Row, make_row
 
     cv2.setNumThreads(1)
     config = PrepareConfig(short_side_px=SHORT_PX)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from tintlab.data import manifest
-from tintlab.data.manifest import Manifest, Parameters, QuarantineSummary, ShardEntry
 from tintlab.data.prepare_config import Compression
-from tintlab.data.rows import Row, make_row
-from tintlab.data.shard_writer import ShardWriter
-from tintlab.data.split import RULE
+from tintlab.data.shard_format import manifest
+from tintlab.data.shard_format.manifest import Manifest, Parameters, QuarantineSummary, ShardEntry
+from tintlab.data.shard_format.rows import Row, make_row
+from tintlab.data.shard_format.shard_writer import ShardWriter
+from tintlab.data.shard_format.split import RULE
 from tintlab.data.storage import resolve, written
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from hostile_corpus import PLACES, kinds
 from PIL import Image
 
-from tintlab.data import colour_profiles, images
-from tintlab.data.photo_bytes import MAX_FILE_BYTES
+from tintlab.data.decoding import colour_profiles, images
+from tintlab.data.decoding.reasons import NOTES, REASONS
 from tintlab.data.prepare_config import PrepareConfig
-from tintlab.data.reasons import NOTES, REASONS
+from tintlab.data.sources.photo_bytes import MAX_FILE_BYTES
 
 PAGE = Path(__file__).parent.parent / "docs" / "photos.md"
 

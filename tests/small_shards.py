@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tintlab.data.manifest import Manifest, QuarantineSummary, fingerprint
-from tintlab.data.rows import Row, make_row
-from tintlab.data.shard_writer import ShardWriter, entry_of
+from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.shard_format.rows import Row, make_row
+from tintlab.data.shard_format.shard_writer import ShardWriter, entry_of
 from tintlab.data.storage import resolve, written
 
 

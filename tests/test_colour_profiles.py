@@ -20,8 +20,8 @@ from lab_data_set import noise
 from odd_photos import PICTURE
 from PIL import Image, ImageCms
 
-from tintlab.data import colour_profiles
-from tintlab.data.images import Decoded, decode
+from tintlab.data.decoding import colour_profiles
+from tintlab.data.decoding.images import Decoded, decode
 
 P3 = matrix_profile(DISPLAY_P3, None)
 ADOBE_GAMMA = 563 / 256  # Adobe RGB (1998) Color Image Encoding, sec. 4.3.4.2

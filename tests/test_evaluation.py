@@ -19,11 +19,11 @@ from torch import distributed, multiprocessing
 from tintlab.color.lab import srgb_to_lab
 from tintlab.config import BinsConfig, EvaluationConfig, ExperimentConfig, ModelConfig
 from tintlab.data.batches import eval_batches
-from tintlab.data.manifest import Manifest, QuarantineSummary, fingerprint
-from tintlab.data.rows import make_row
-from tintlab.data.shard_writer import ShardWriter, entry_of
+from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.shard_format.rows import make_row
+from tintlab.data.shard_format.shard_writer import ShardWriter, entry_of
+from tintlab.data.shard_format.split import RULE
 from tintlab.data.shards import Shards, open_shards
-from tintlab.data.split import RULE
 from tintlab.data.storage import written
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.evaluation import decodes

@@ -10,11 +10,11 @@ import pytest
 from hostile_corpus import DUPLICATE, STORED, Kind, kinds, write_corpus
 from photos_page import PAGE, page
 
-from tintlab.data import images
-from tintlab.data.images import Decoded, Undecodable, decode
+from tintlab.data.decoding import images
+from tintlab.data.decoding.images import Decoded, Undecodable, decode
+from tintlab.data.decoding.reasons import NOTES, REASONS
 from tintlab.data.prepare import PrepareConfig, prepare
-from tintlab.data.reasons import NOTES, REASONS
-from tintlab.data.rows import Row, make_row
+from tintlab.data.shard_format.rows import Row, make_row
 from tintlab.data.shards import open_shards
 
 KINDS = kinds()
@@ -110,7 +110,7 @@ def test_every_reason_and_note_is_documented() -> None:
     """The report would have no words for one that is not."""
     code = Path(images.__file__).parent
     written = set()
-    for path in code.glob("*.py"):
+    for path in code.parent.rglob("*.py"):
         written |= set(re.findall(r'Undecodable\(\s*"(\w+)"', path.read_text()))
     written |= set(re.findall(r'return "(\w+)", f?"', (code / "signatures.py").read_text()))
     assert len(written) > 10

@@ -11,8 +11,8 @@ from lab_data_set import noise, png
 from odd_photos import stored_as
 from PIL import Image
 
-from tintlab.data import images
-from tintlab.data.images import Decoded, Undecodable, decode, resize
+from tintlab.data.decoding import images
+from tintlab.data.decoding.images import Decoded, Undecodable, decode, resize
 from tintlab.data.photos import packaged_photos
 
 PICTURE = noise(48, 64, seed=1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tintlab.color.bins import make_bins
 from tintlab.config import BinsConfig, ExperimentConfig
-from tintlab.data.ab_statistics import BINS, AbStatistics, merged
+from tintlab.data.shard_format.ab_statistics import BINS, AbStatistics, merged
 from tintlab.errors import ConfigError
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.losses import bits_per_dim, pixel_huber, smoothed_nats, token_nats

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tintlab.data.photos import packaged_photos, write_packaged_photos
+from tintlab.data.shard_format.split import HASH_BITS, SPLIT_BITS, SPLITS, perceptual_hash, split_of
 from tintlab.data.shards import open_shards
-from tintlab.data.split import HASH_BITS, SPLIT_BITS, SPLITS, perceptual_hash, split_of
 
 
 def test_tiles_cover_each_photo_once_without_overlap(tmp_path: Path) -> None:

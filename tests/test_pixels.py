@@ -12,11 +12,11 @@ import pytest
 from lab_data_set import noise, row_of, write_data_set
 
 from tintlab.config import DataConfig
-from tintlab.data import pixels
 from tintlab.data.batches import Batch, train_batches
-from tintlab.data.mapped_pixels import mapped_file, mapped_pixels
-from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.prepare_config import Compression
+from tintlab.data.shard_format import pixels
+from tintlab.data.shard_format.mapped_pixels import mapped_file, mapped_pixels
+from tintlab.data.shard_format.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import IntegrityError
 
@@ -100,8 +100,10 @@ def test_shards_in_several_pages_are_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = written_as(tmp_path / "whole", "none")
-    monkeypatch.setattr("tintlab.data.shard_writer.PAGE_BYTES", 1)
-    monkeypatch.setattr("tintlab.data.shard_writer.pq.ParquetWriter", one_value_at_a_time)
+    monkeypatch.setattr("tintlab.data.shard_format.shard_writer.PAGE_BYTES", 1)
+    monkeypatch.setattr(
+        "tintlab.data.shard_format.shard_writer.pq.ParquetWriter", one_value_at_a_time
+    )
     cut = written_as(tmp_path / "cut", "none")
     for one, other in zip(an_epoch(open_shards(whole)), an_epoch(open_shards(cut)), strict=True):
         assert one.L.equal(other.L)

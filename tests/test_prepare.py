@@ -12,7 +12,7 @@ from lab_data_set import noise, png
 from PIL import Image
 
 from tintlab.data.prepare import PrepareConfig, PrepareReport, plan, prepare
-from tintlab.data.rows import make_row
+from tintlab.data.shard_format.rows import make_row
 from tintlab.data.shards import open_shards, verify
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 

@@ -16,9 +16,9 @@ from containers import hugging_face_parquet, tar_of
 from lab_data_set import noise, png
 
 from pipelines.__main__ import main
-from tintlab.data.images import MAX_PIXELS
-from tintlab.data.out_folder import claimed
-from tintlab.data.pace import Pace
+from tintlab.data.decoding.images import MAX_PIXELS
+from tintlab.data.preparation.out_folder import claimed
+from tintlab.data.preparation.pace import Pace
 from tintlab.data.prepare import PrepareConfig, prepare
 from tintlab.data.shards import open_shards, verify
 from tintlab.data.storage import resolve
@@ -238,7 +238,7 @@ def test_a_shard_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> N
     }
     code = f"""
         import json, resource
-        from tintlab.data.prepare_tasks import shards_task
+        from tintlab.data.preparation.tasks import shards_task
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
         print(shards_task(json.loads({json.dumps(task)!r}))["fault"])

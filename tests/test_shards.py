@@ -10,10 +10,17 @@ import pytest
 from lab_data_set import noise, row_of, write_data_set
 
 from tintlab.color.lab import lab_to_srgb, srgb_to_lab
-from tintlab.data.ab_statistics import merged, statistics_of
-from tintlab.data.encoding import A_STEP, AB_OFFSET, L_STEP, codes_of, from_bytes, to_bytes
-from tintlab.data.rows import Row
-from tintlab.data.shard_writer import SCHEMA
+from tintlab.data.shard_format.ab_statistics import merged, statistics_of
+from tintlab.data.shard_format.encoding import (
+    A_STEP,
+    AB_OFFSET,
+    L_STEP,
+    codes_of,
+    from_bytes,
+    to_bytes,
+)
+from tintlab.data.shard_format.rows import Row
+from tintlab.data.shard_format.shard_writer import SCHEMA
 from tintlab.data.shards import open_shards, verify
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 

@@ -10,8 +10,8 @@ from lab_data_set import noise, row_of, write_data_set
 from PIL import Image
 
 from pipelines.__main__ import main
-from tintlab.data.ab_statistics import BINS
 from tintlab.data.contact_sheet import CELL_PX, ab_histogram, thumbnail
+from tintlab.data.shard_format.ab_statistics import BINS
 from tintlab.data.shards import open_shards
 
 ROOT = Path(__file__).parents[1]

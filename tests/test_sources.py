@@ -12,12 +12,12 @@ from containers import hugging_face_parquet, tar_of
 from fsspec.implementations.local import LocalFileSystem
 from lab_data_set import noise, png
 
-from tintlab.data.images import Undecodable
-from tintlab.data.inputs import Input, count_of, inputs_of, require_image_columns
-from tintlab.data.out_folder import existing
-from tintlab.data.photo_bytes import PhotoReader
-from tintlab.data.prepare_tasks import hash_task
-from tintlab.data.sources import Source, list_sources
+from tintlab.data.decoding.images import Undecodable
+from tintlab.data.preparation.out_folder import existing
+from tintlab.data.preparation.tasks import hash_task
+from tintlab.data.sources.inputs import Input, count_of, inputs_of, require_image_columns
+from tintlab.data.sources.listing import Source, list_sources
+from tintlab.data.sources.photo_bytes import PhotoReader
 from tintlab.data.storage import resolve
 from tintlab.errors import ConfigError, EnvironmentFault
 

@@ -19,8 +19,8 @@ ALLOWED_MB = 500
 ROWS_OF_A_FOLDER = """
 import re, sys
 from pathlib import Path
-from tintlab.data.images import MAX_PIXELS
-from tintlab.data.rows import make_row
+from tintlab.data.decoding.images import MAX_PIXELS
+from tintlab.data.shard_format.rows import make_row
 
 for path in sorted(Path(sys.argv[1]).iterdir()):
     row = make_row(path.read_bytes(), path.name, 256, 16, MAX_PIXELS)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tintlab.config import DataConfig
 from tintlab.data.augment import Place, augmented, centre_place, cut, margin_px, random_place
-from tintlab.data.encoding import from_planes
+from tintlab.data.shard_format.encoding import from_planes
 from tintlab.data.shards import Photo, Shards
 from tintlab.errors import ConfigError
 

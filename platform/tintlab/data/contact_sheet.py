@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from tintlab.color.lab import lab_to_srgb
-from tintlab.data.ab_statistics import BIN_WIDTH, BINS, AbStatistics
+from tintlab.data.shard_format.ab_statistics import BIN_WIDTH, BINS, AbStatistics
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.shards import Shards
-from tintlab.data.split import SPLITS
 
 THUMBNAIL_PX = 96
 GAP_PX = 4

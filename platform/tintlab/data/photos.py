@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tintlab.data.images import Undecodable, decode, resize
+from tintlab.data.decoding.images import Undecodable, decode, resize
 from tintlab.data.storage import resolve, written
 from tintlab.errors import EnvironmentFault
 

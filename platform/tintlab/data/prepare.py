@@ -25,22 +25,22 @@ from typing import Any
 
 import fsspec
 
-from tintlab.data import manifest
-from tintlab.data.ab_statistics import merged
-from tintlab.data.account import PrepareReport, account, counted, quarantine_rows
-from tintlab.data.inputs import Input, count_of, require_image_columns
-from tintlab.data.manifest import Manifest, ShardEntry
-from tintlab.data.out_folder import claimed, existing, remove_leftovers
-from tintlab.data.pace import Pace
-from tintlab.data.photo_bytes import TRY_AGAIN, Place
+from tintlab.data.preparation.account import PrepareReport, account, counted, quarantine_rows
+from tintlab.data.preparation.out_folder import claimed, existing, remove_leftovers
+from tintlab.data.preparation.pace import Pace
+from tintlab.data.preparation.quarantine import Quarantined, read_quarantine, write_quarantine
+from tintlab.data.preparation.report import write_reports
+from tintlab.data.preparation.tasks import hash_task, parameters_of, shards_task
 from tintlab.data.prepare_config import PrepareConfig
-from tintlab.data.prepare_tasks import hash_task, parameters_of, shards_task
-from tintlab.data.quarantine import Quarantined, read_quarantine, write_quarantine
-from tintlab.data.report import write_reports
-from tintlab.data.shard_writer import ShardSummary, combined
+from tintlab.data.shard_format import manifest
+from tintlab.data.shard_format.ab_statistics import merged
+from tintlab.data.shard_format.manifest import Manifest, ShardEntry
+from tintlab.data.shard_format.shard_writer import ShardSummary, combined
+from tintlab.data.shard_format.split import RULE, SPLITS
 from tintlab.data.shards import open_shards, verify
-from tintlab.data.sources import PLAIN, Source, list_sources, shown
-from tintlab.data.split import RULE, SPLITS
+from tintlab.data.sources.inputs import Input, count_of, require_image_columns
+from tintlab.data.sources.listing import PLAIN, Source, list_sources, shown
+from tintlab.data.sources.photo_bytes import TRY_AGAIN, Place
 from tintlab.data.storage import full_uri, resolve
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 

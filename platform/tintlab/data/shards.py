@@ -5,8 +5,9 @@
         shard-<16 digits>.parquet   SCHEMA: one row per photo, row groups of one split
         quarantine-<...>.parquet    what could not be stored, and why
 
-`L` and `ab` are described in `tintlab.data.encoding`; everything else are plain columns. Photos of
-a split are numbered in the order of the manifest's shards. Reading needs pyarrow and nothing else.
+`L` and `ab` are described in `shard_format/encoding.py`; everything else are plain columns. Photos
+of a split are numbered in the order of the manifest's shards. Reading needs pyarrow and nothing
+else.
 """
 
 from bisect import bisect_right
@@ -21,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int, Int64, UInt8
 
-from tintlab.data.encoding import from_planes
-from tintlab.data.manifest import Manifest, ShardEntry
-from tintlab.data.mapped_pixels import mapped_file, mapped_pixels
-from tintlab.data.pixels import GroupPixels, LocalDisk, Memory
-from tintlab.data.shard_writer import SCHEMA
-from tintlab.data.split import SPLITS
+from tintlab.data.shard_format.encoding import from_planes
+from tintlab.data.shard_format.manifest import Manifest, ShardEntry
+from tintlab.data.shard_format.mapped_pixels import mapped_file, mapped_pixels
+from tintlab.data.shard_format.pixels import GroupPixels, LocalDisk, Memory
+from tintlab.data.shard_format.shard_writer import SCHEMA
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.storage import full_uri, hash_of, is_local, resolve
 from tintlab.errors import ConfigError, IntegrityError
 
@@ -135,7 +136,7 @@ class Shards:
     def planes(
         self, split: str, index: int
     ) -> tuple[UInt8[np.ndarray, "2 H W"], UInt8[np.ndarray, "4 H W"]]:
-        """The byte planes of one photo, L and ab, as `tintlab.data.encoding` describes them.
+        """The byte planes of one photo, L and ab, as `shard_format/encoding.py` describes them.
 
         Not copied and not to be changed: cutting a crop out of them costs no more than the crop.
         Raises: IntegrityError: the shard cannot be read any more.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tintlab.data.contact_sheet import ab_histogram, contact_sheet, png
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.shards import Shards, open_shards
-from tintlab.data.split import SPLITS
 from tintlab.data.storage import full_uri, resolve, written
 from tintlab.errors import EnvironmentFault
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tintlab.color.lab import srgb_to_lab
 from tintlab.console import Result
-from tintlab.data.images import Undecodable, decode
+from tintlab.data.decoding.images import Undecodable, decode
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.decodes import photo_seed
 from tintlab.evaluation.ladder import evaluating
@@ -178,7 +178,7 @@ def lightness(rgb: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
     """L of every pixel; a large photo's a and b, which nobody reads, are never there all at once.
 
     So the most memory that a photo takes is set by the number of pixels that `decode` accepts
-    (`tintlab.data.images.MAX_PIXELS`): L, two planes of ab and their bands, and the picture.
+    (`decoding.images.MAX_PIXELS`): L, two planes of ab and their bands, and the picture.
     """
     L = np.empty(rgb.shape[:2], np.float32)
     band = max(1, BAND_PIXELS // rgb.shape[1])

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tintlab.color.lab_tensor import lab_to_rgb_tensor
 from tintlab.config import ExperimentConfig
-from tintlab.data.ab_statistics import AbStatistics
+from tintlab.data.shard_format.ab_statistics import AbStatistics
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.upsampler import Upsampler
 from tintlab.training.losses import (

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from tintlab.color.bins import AB_LIMIT, Bins
-from tintlab.data.ab_statistics import BIN_WIDTH, BINS, AbStatistics
+from tintlab.data.shard_format.ab_statistics import BIN_WIDTH, BINS, AbStatistics
 from tintlab.errors import ConfigError
 
 UNIFORM_SHARE = 0.5

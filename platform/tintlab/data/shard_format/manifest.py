@@ -12,7 +12,7 @@ import fsspec
 from pydantic import Field, ValidationError
 
 from tintlab.config import Settings, first_problem
-from tintlab.data.ab_statistics import AbStatistics
+from tintlab.data.shard_format.ab_statistics import AbStatistics
 from tintlab.data.storage import full_uri, written
 from tintlab.errors import EnvironmentFault, IntegrityError
 

@@ -8,7 +8,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tintlab.data.manifest import Manifest, QuarantineSummary, ShardEntry, digest_of
+from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, ShardEntry, digest_of
 from tintlab.data.storage import full_uri, written
 from tintlab.errors import IntegrityError
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
-from tintlab.data.pixels import GroupPixels
+from tintlab.data.shard_format.pixels import GroupPixels
 
 LENGTH_BYTES = 4
 

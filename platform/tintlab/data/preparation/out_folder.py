@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 
 import fsspec
 
-from tintlab.data import manifest
-from tintlab.data.manifest import Manifest, Parameters
-from tintlab.data.sources import shown
+from tintlab.data.shard_format import manifest
+from tintlab.data.shard_format.manifest import Manifest, Parameters
+from tintlab.data.sources.listing import shown
 from tintlab.data.storage import full_uri, is_local
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 

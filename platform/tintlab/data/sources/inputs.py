@@ -12,12 +12,12 @@ from typing import NamedTuple
 import fsspec
 import pyarrow as pa
 
-from tintlab.data.images import Undecodable
-from tintlab.data.parquet_photos import ImageColumn, cells, image_column, open_parquet
-from tintlab.data.photo_bytes import Place, digest, opened
-from tintlab.data.sources import COMPRESSED_TAR, PARQUET, PLAIN, TAR, Source, printable
+from tintlab.data.decoding.images import Undecodable
+from tintlab.data.sources.listing import COMPRESSED_TAR, PARQUET, PLAIN, TAR, Source, printable
+from tintlab.data.sources.parquet_photos import ImageColumn, cells, image_column, open_parquet
+from tintlab.data.sources.photo_bytes import Place, digest, opened
+from tintlab.data.sources.tars import Member, members
 from tintlab.data.storage import HASH_CHUNK_BYTES
-from tintlab.data.tars import Member, members
 from tintlab.errors import ConfigError
 
 PARQUET_MAGIC = b"PAR1"

@@ -6,15 +6,15 @@ from typing import Any
 import cv2
 import fsspec
 
-from tintlab.data import encoding, shard_writer
-from tintlab.data.images import Undecodable
-from tintlab.data.inputs import inputs_of
-from tintlab.data.manifest import Parameters, ShardEntry
-from tintlab.data.photo_bytes import PhotoReader, Place
+from tintlab.data.decoding.images import Undecodable
 from tintlab.data.prepare_config import PrepareConfig
-from tintlab.data.rows import Row, make_row
-from tintlab.data.shard_writer import ShardSummary, ShardWriter, finished_shard
-from tintlab.data.sources import Source
+from tintlab.data.shard_format import encoding, shard_writer
+from tintlab.data.shard_format.manifest import Parameters, ShardEntry
+from tintlab.data.shard_format.rows import Row, make_row
+from tintlab.data.shard_format.shard_writer import ShardSummary, ShardWriter, finished_shard
+from tintlab.data.sources.inputs import inputs_of
+from tintlab.data.sources.listing import Source
+from tintlab.data.sources.photo_bytes import PhotoReader, Place
 from tintlab.data.storage import is_local, resolve, written
 
 

@@ -9,8 +9,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tintlab.data.images import Undecodable
-from tintlab.data.parquet_photos import Cell, ImageColumn, cells, open_parquet
+from tintlab.data.decoding.images import Undecodable
+from tintlab.data.sources.parquet_photos import Cell, ImageColumn, cells, open_parquet
 from tintlab.data.storage import HASH_CHUNK_BYTES, is_local, resolve
 
 MAX_FILE_BYTES = 256 << 20

@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import dataclass
 
 from tintlab.color.lab import srgb_to_lab
-from tintlab.data.ab_statistics import AbStatistics, statistics_of
-from tintlab.data.encoding import codes_of, mean_chroma, to_bytes
-from tintlab.data.images import Undecodable, decode
-from tintlab.data.split import perceptual_hash, split_of
+from tintlab.data.decoding.images import Undecodable, decode
+from tintlab.data.shard_format.ab_statistics import AbStatistics, statistics_of
+from tintlab.data.shard_format.encoding import codes_of, mean_chroma, to_bytes
+from tintlab.data.shard_format.split import perceptual_hash, split_of
 
 ID_CHARACTERS = 16
 """Hexadecimal digits of the content's SHA-256 that name a photo: 64 bits."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tintlab.data.images import Undecodable
+from tintlab.data.decoding.images import Undecodable
 
 NAMES = frozenset(
     (

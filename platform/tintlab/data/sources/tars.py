@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tintlab.data.images import Undecodable
+from tintlab.data.decoding.images import Undecodable
 
 IMAGE_SUFFIXES = frozenset(
     (

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from tintlab.config import Settings
-from tintlab.data.encoding import A_STEP, AB_OFFSET, B_STEP, L_STEP
+from tintlab.data.shard_format.encoding import A_STEP, AB_OFFSET, B_STEP, L_STEP
 
 BIN_WIDTH = 10.0
 """Side of a histogram cell in ab units: the grid of Zhang et al. 2016."""

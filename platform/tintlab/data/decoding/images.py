@@ -3,7 +3,7 @@
     JPEG         libjpeg-turbo, made smaller while it is decoded if a small photo is wanted
     the others   Pillow, with a list of allowed formats; and JPEG that libjpeg-turbo complains of
 
-The number of pixels is checked before decoding. Reasons and notes: `tintlab.data.reasons`.
+The number of pixels is checked before decoding. Reasons and notes: `tintlab.data.decoding.reasons`.
 """
 
 import io
@@ -17,9 +17,9 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from tintlab.data.colour_profiles import is_srgb, to_srgb
-from tintlab.data.jpeg_header import JpegHeader, read_header
-from tintlab.data.signatures import ends_early, explain, is_text
+from tintlab.data.decoding.colour_profiles import is_srgb, to_srgb
+from tintlab.data.decoding.jpeg_header import JpegHeader, read_header
+from tintlab.data.decoding.signatures import ends_early, explain, is_text
 
 MAX_PIXELS = 100_000_000
 """A photo with more pixels is refused before it is decoded."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tintlab.data.inputs import Input
-from tintlab.data.photo_bytes import TRY_AGAIN
-from tintlab.data.quarantine import Quarantined
+from tintlab.data.preparation.quarantine import Quarantined
+from tintlab.data.sources.inputs import Input
+from tintlab.data.sources.photo_bytes import TRY_AGAIN
 
 STORED, DUPLICATE, QUARANTINED = "stored", "duplicate", "quarantined"
 

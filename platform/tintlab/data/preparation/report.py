@@ -14,11 +14,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tintlab.data.account import QUARANTINED, Outcome, PrepareReport
 from tintlab.data.contact_sheet import ab_histogram, data_uri, evenly, thumbnails
-from tintlab.data.reasons import NOTES, REASONS
+from tintlab.data.decoding.reasons import NOTES, REASONS
+from tintlab.data.preparation.account import QUARANTINED, Outcome, PrepareReport
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.shards import Shards
-from tintlab.data.split import SPLITS
 from tintlab.data.storage import written
 
 FORMAT, VERSION = "tintlab-prepare-report", 1

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tintlab.config import Settings
-from tintlab.data.ab_statistics import AbStatistics, merged
-from tintlab.data.manifest import ShardEntry, Size
 from tintlab.data.prepare_config import Compression
-from tintlab.data.rows import Row
-from tintlab.data.split import SPLITS
+from tintlab.data.shard_format.ab_statistics import AbStatistics, merged
+from tintlab.data.shard_format.manifest import ShardEntry, Size
+from tintlab.data.shard_format.rows import Row
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.storage import HashedFile, hash_of
 
 SCHEMA = pa.schema(

@@ -1,0 +1,1 @@
+"""Photo bytes -> safe RGB, or the reason why not."""

@@ -1,0 +1,1 @@
+"""Lab shards as they lie on a disk: rows, files, manifest, splits, and their pixels in memory."""
