@@ -26,7 +26,12 @@ test: env
 test-slow: env
 	$(BIN)/python -m pytest -m slow tests
 
-reliability: test-slow
+# The page is written even if a test fails: a figure that falls short belongs on it.
+reliability: env
+	mkdir -p build && rm -f build/figures.jsonl
+	RELIABILITY_FIGURES=$(CURDIR)/build/figures.jsonl $(BIN)/python -m pytest -s -m slow tests; \
+	result=$$?; $(BIN)/python docs/generate_reliability.py build/figures.jsonl > build/reliability.md \
+	&& mv build/reliability.md docs/reliability.md && exit $$result
 
 check: env
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from figures import Figure
 
 from tintlab.data.photos import packaged_photos
 from tintlab.data.shards import open_shards, verify
@@ -74,7 +75,7 @@ def wait_for_writing(process: subprocess.Popen[str], out: Path, parts: set[str])
 
 
 @pytest.mark.timeout(1500)
-def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path, figure: Figure) -> None:
     began_s = time.monotonic()
     expected = finished(start(photos, tmp_path / "whole"))
     whole_s = time.monotonic() - began_s
@@ -122,9 +123,11 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path) -> None:
         if kills == KILLS:
             break
         generation += 1  # it was done before the kill came: begin another
-    print(
-        f"\n{kills} kills, {while_writing} of them while shards were written; {completed} data "
-        "sets completed, all with the fingerprint of an uninterrupted run"
+    figure(
+        "Preparation",
+        f"`tintlab prepare` killed {kills} times (SIGKILL), {while_writing} of them while it wrote",
+        f"0 of {completed} completed data sets differ from an uninterrupted run's",
+        "0",
     )
 
 

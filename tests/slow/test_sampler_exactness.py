@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from figures import Figure
 from torch import Tensor
 
 from tintlab.config import BinsConfig, ModelConfig
@@ -43,7 +44,9 @@ def batches(dtype: torch.dtype, seed: int) -> Iterator[tuple[Tensor, list[int]]]
 
 
 @pytest.mark.parametrize("attention", [0, 1])
-def test_naive_and_cached_agree_in_float64_on_1000_images_and_3_seeds(attention: int) -> None:
+def test_naive_and_cached_agree_in_float64_on_1000_images_and_3_seeds(
+    attention: int, figure: Figure
+) -> None:
     model = built(
         torch.float64,
         ModelConfig(
@@ -58,13 +61,19 @@ def test_naive_and_cached_agree_in_float64_on_1000_images_and_3_seeds(attention:
             mismatches += int((cached != sample(model, L, seeds=seeds, naive=True)).sum())
             compared += cached.numel()
             used |= set(cached.unique().tolist())
-    print(f"\nfloat64, attention {attention}: {mismatches} mismatches of {compared} tokens")
+    with_attention = "with" if attention else "without"
+    figure(
+        "Sampling",
+        f"cached against naive sampler, float64, {with_attention} attention, 3 x 1,000 images",
+        f"{mismatches} of {compared:,} tokens differ",
+        "0",
+    )
     assert compared == IMAGES * len(SEEDS) * ROWS * COLUMNS * 2
     assert mismatches == 0
     assert len(used) == 16  # a constant would agree with anything
 
 
-def test_float32_differs_only_where_two_tokens_nearly_tie() -> None:
+def test_float32_differs_only_where_two_tokens_nearly_tie(figure: Figure) -> None:
     tolerance = 1e-4
     model = built(torch.float32, ModelConfig(depth=2, decoder_attention_blocks=1))
     compared = differing_images = 0
@@ -79,9 +88,12 @@ def test_float32_differs_only_where_two_tokens_nearly_tie() -> None:
             if differing.any():
                 gaps = first_gaps(model, L, seeds, cached, naive)
                 widest = max(widest, float(gaps[differing].max()))
-    print(
-        f"\nfloat32: {differing_images} of {IMAGES * len(SEEDS)} images differ ({compared} tokens),"
-        f" each first at a tie within {widest:.2e}; tolerance {tolerance:g}"
+    figure(
+        "Sampling",
+        f"the same in float32, with attention ({compared:,} tokens)",
+        f"{differing_images} of {IMAGES * len(SEEDS)} images differ, first at a tie within "
+        f"{widest:.1e}",
+        f"only at ties within {tolerance:g}",
     )
     assert widest < tolerance
 
@@ -114,7 +126,9 @@ OPTIONS = {
 @pytest.mark.parametrize(
     "bins", [BINS, BinsConfig(kind="joint", joint_step=40)], ids=["ab", "pair"]
 )
-def test_no_combination_of_options_sees_the_future_or_changes_the_tokens(bins: BinsConfig) -> None:
+def test_no_combination_of_options_sees_the_future_or_changes_the_tokens(
+    bins: BinsConfig, figure: Figure
+) -> None:
     combinations = [
         dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())
     ]
@@ -141,4 +155,9 @@ def test_no_combination_of_options_sees_the_future_or_changes_the_tokens(bins: B
             after = model.decoder_logits(cond.expand(count, -1, -1, -1), changed)
         differs = (after != before).any(dim=2).movedim(1, -1).flatten(1)  # (changed, seen)
         assert not differs.tril().any(), options
-    print(f"\n{len(combinations)} combinations of options: causal, and cached equals naive")
+    figure(
+        "Sampling",
+        f"{len(combinations)} combinations of options, {bins.kind} bins: causality, cached = naive",
+        "0 break either",
+        "0",
+    )
