@@ -36,5 +36,5 @@ for part, default in ExperimentConfig():
     print(f"\n## {part}\n\n{type(default).__doc__}\n")
     print("| key | default | values | meaning |\n|---|---|---|---|")
     for key, field in type(default).model_fields.items():
-        meaning = str(field.description).replace("|", "\\|")
+        meaning = " ".join(str(field.description).split()).replace("|", "\\|")
         print(f"| `{part}.{key}` | `{field.default}` | {allowed(field)} | {meaning} |")

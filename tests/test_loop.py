@@ -185,6 +185,38 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(shards, tmp_path, 
     ]
 
 
+def test_a_cycle_end_is_reported_once_and_resumed_from_bit_for_bit(shards, tmp_path):
+    """Cycles end at 4, where it is evaluated anyway, and at 7, where it would not be."""
+    plainly = TINY.replaced(
+        {
+            "schedule.kind": "cosine_restarts",
+            "schedule.cycle_steps": 3,
+            "schedule.warmup_steps": 1,
+            "training.steps": 8,
+            "training.eval_every_steps": 4,
+        }
+    )
+    config = plainly.replaced({"training.eval_at_cycle_ends": True})
+    plain = run(plainly, shards, tmp_path / "plain")
+    through = run(config, shards, tmp_path / "through")
+    assert [report.step for report in plain.reports] == [4, 8]
+    assert [report.step for report in through.reports] == [4, 7, 8]
+    for report, (first, last) in zip(through.reports, [(0, 4), (4, 7), (7, 8)], strict=True):
+        assert report.metrics["train/loss"] == pytest.approx(np.mean(through.losses[first:last]))
+        assert report.checkpoint is not None
+    # Looking more often changes nothing that is learned.
+    assert through.losses == plain.losses
+    last = tensors(through.reports[-1].checkpoint)
+    assert last == tensors(plain.reports[-1].checkpoint)
+
+    folder = tmp_path / "stopped"
+    run(config, shards, folder, die_at=8)
+    resumed = run(config, shards, folder, resume=Checkpoints(folder).newest())
+    assert [(report.step, report.repeated) for report in resumed.reports] == [(7, True), (8, False)]
+    assert resumed.losses == through.losses[7:]
+    assert tensors(resumed.reports[-1].checkpoint) == last
+
+
 def test_resuming_what_is_finished_says_the_end_again(shards, tmp_path):
     through = run(TINY, shards, tmp_path)
     again = run(TINY, shards, tmp_path, resume=Checkpoints(tmp_path).newest())

@@ -118,16 +118,33 @@ class OptimizerConfig(Settings):
 class ScheduleConfig(Settings):
     """The learning rate as a pure function of the optimizer step."""
 
-    kind: Literal["constant", "cosine", "triangular", "triangular2", "exp_range"] = "cosine"
-    """triangular, triangular2, exp_range: Smith 2017; cosine: one half period down to base_lr."""
+    kind: Literal[
+        "constant",
+        "cosine",
+        "cosine_restarts",
+        "triangular",
+        "triangular2",
+        "exp_range",
+        "one_cycle",
+    ] = "cosine"
+    """cosine: one half period down to base_lr; cosine_restarts: SGDR; triangular, triangular2,
+    exp_range: Smith 2017; one_cycle: Smith and Topin 2018."""
     peak_lr: float = Field(2e-3, gt=0.0, le=1.0)
     """Highest learning rate."""
     base_lr: float = Field(1e-4, ge=0.0, le=1.0)
     """Lowest learning rate of a cycle, and where cosine ends."""
     cycle_steps: int = Field(100, ge=2)
-    """Steps of one whole cycle, up and down (twice Smith's step size)."""
+    """triangular, triangular2, exp_range: steps of one whole cycle, up and down (twice Smith's step
+    size); cosine_restarts: steps until the first restart."""
+    cycle_growth: int = Field(1, ge=1, le=10)
+    """cosine_restarts: each cycle is this many times as long as the one before (SGDR's T_mult)."""
     decay_per_step: float = Field(0.995, gt=0.0, le=1.0)
     """exp_range: the cycle's height is multiplied by this at every step (Smith's gamma)."""
+    rise_share: float = Field(0.45, gt=0.0, lt=0.5)
+    """one_cycle: share of the steps in which the rate rises; in as many it falls to base_lr again,
+    and in what is left far below it."""
+    final_divisor: float = Field(1e4, ge=1.0)
+    """one_cycle: the last step's learning rate is base_lr divided by this."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of a linear rise from 0 that come before the schedule."""
 
@@ -153,6 +170,8 @@ class TrainingConfig(Settings):
     model.encoder_norm is batch, which then sees the smaller ones."""
     eval_every_steps: int = Field(100, ge=1)
     """Steps between validations; each is followed by a checkpoint. The last step always is."""
+    eval_at_cycle_ends: bool = False
+    """Validate where a cycle of the schedule ends, too; constant and cosine have no cycles."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the initial weights, the order of the photos, crops, flips and dropout."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -223,6 +242,18 @@ class ExperimentConfig(Settings):
                     f"{key}.crop_px must be a multiple of model.chroma_stride={stride}, "
                     f"got {px}; use {nearest}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits_the_training(self) -> "ExperimentConfig":
+        kind, warmup = self.schedule.kind, self.schedule.warmup_steps
+        least = warmup + (3 if kind == "one_cycle" else 0)  # up, down, and below
+        if self.training.steps < least:
+            raise ValueError(
+                f"training.steps must be at least {least} with schedule.kind={kind} and "
+                f"schedule.warmup_steps={warmup}, got {self.training.steps}; raise it or lower "
+                "warmup_steps"
+            )
         return self
 
     def flat(self) -> dict[str, str | int | float | bool]:

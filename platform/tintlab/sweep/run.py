@@ -14,15 +14,15 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tintlab.config import ExperimentConfig, Workspace
+from tintlab.config import ExperimentConfig, TrainingConfig, Workspace
 from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.sweep.ledger import Ledger, TrialRecord
 from tintlab.sweep.report import live_line
-from tintlab.sweep.space import VARIANT, Question
+from tintlab.sweep.space import VARIANT, Question, SearchSpace
 from tintlab.tracking.runs import Status, open_run, set_final_status, sync
 from tintlab.training.loop import Report
 from tintlab.training.perceptual import require_trunk
@@ -127,7 +127,12 @@ class LedgerSearch(Searcher):
         space = request.question.space
         super().__init__(metric=space.metric, mode=space.mode)
         self._ledger, self._request, self._show = ledger, request, show
-        self._payload = {"workspace": workspace.root, "shards": shards_uri, "parent": parent}
+        self._payload = {
+            "workspace": workspace.root,
+            "shards": shards_uri,
+            "parent": parent,
+            "rungs": rung_steps(request.base.training),
+        }
         self._interrupted = ledger.unfinished()
         self._missing = request.num_trials - len(ledger.records())
         self._numbers: dict[str, int] = {}
@@ -216,26 +221,13 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
                 f"one trial needs {each:g} {kind}, the cluster has {have.get(kind, 0.0):g}; "
                 "lower training.gpus_per_worker or use a larger cluster"
             )
-    space = request.question.space
-    scheduler = FIFOScheduler()
-    if space.early_stopping and training.eval_every_steps < training.steps:
-        # No rung at the last step: a trial that got there is complete, with a model.
-        scheduler = AsyncHyperBandScheduler(
-            time_attr="step",
-            metric=space.metric,
-            mode=space.mode,
-            max_t=training.steps - 1,
-            grace_period=training.eval_every_steps,
-            reduction_factor=ASHA_REDUCTION,
-            stop_last_trials=False,
-        )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     workspace = search._payload["workspace"]
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=scheduler,
+            scheduler=scheduler_of(request.question.space, training),
             num_samples=search.remaining,
             max_concurrent_trials=request.trials_at_once,
             reuse_actors=True,
@@ -245,6 +237,44 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
         ),
     )
     tuner.fit()
+
+
+def rung_steps(training: TrainingConfig) -> list[int]:
+    """The steps at which ASHA compares trials, all of which every trial reports.
+
+    No rung at the last step: a trial that got there is complete, with a model.
+    """
+    steps, step = [], training.eval_every_steps
+    while step < training.steps:
+        steps.append(step)
+        step *= ASHA_REDUCTION
+    return steps
+
+
+def scheduler_of(space: SearchSpace, training: TrainingConfig) -> TrialScheduler:
+    """What stops trials that are behind: ASHA, if the space wants it and there is a rung."""
+    if not (space.early_stopping and rung_steps(training)):
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        time_attr="rung",
+        metric=space.metric,
+        mode=space.mode,
+        max_t=training.steps - 1,
+        grace_period=training.eval_every_steps,
+        reduction_factor=ASHA_REDUCTION,
+        stop_last_trials=False,
+    )
+
+
+def result_of(report: Report, run_id: str, rungs: list[int]) -> dict[str, Any]:
+    """A report as Tune carries it; it says `rung` only where trials are to be compared.
+
+    ASHA would enter a later step into the rung it passed, and with it a trial that looks in between
+    (at cycle ends) or goes on from there after an interruption: more steps than the others had.
+    """
+    rung = {"rung": report.step} if report.step in rungs else {}
+    own = {"step": report.step, "run_id": run_id, "reported": list(report.metrics)}
+    return {**report.metrics, **own, **rung}
 
 
 def _cpus(trials_at_once: int) -> float:
@@ -265,8 +295,7 @@ def trial(payload: dict[str, Any]) -> None:
         tags["variant"] = payload["variant"]
 
     def on_report(report: Report, run_id: str) -> None:
-        names = list(report.metrics)
-        tune.report({**report.metrics, "step": report.step, "run_id": run_id, "reported": names})
+        tune.report(result_of(report, run_id, payload["rungs"]))
 
     train_tracked(
         ExperimentConfig.model_validate(payload["config"]),

@@ -39,7 +39,7 @@ from tintlab.model.colorizer import Colorizer
 from tintlab.training.checkpoints import Checkpoints, State, read_state, restore, verify
 from tintlab.training.objective import Objective
 from tintlab.training.optimizer import adamw, ema_decay, update_ema
-from tintlab.training.schedule import learning_rate
+from tintlab.training.schedule import evaluates_after, learning_rate
 
 KEEP_LAST = 2
 """Newest checkpoints kept: the second is there if the first is damaged."""
@@ -206,7 +206,7 @@ class _Course:
             since = now
             loss = totals["loss"] / training.batch_size
             progress(Progress(self.step, training.steps, loss, lr, sums.images_per_s))
-            if self.step % training.eval_every_steps == 0 or self.step == training.steps:
+            if evaluates_after(self.step, self.config):
                 report(self._evaluate(validate, {**sums.metrics(), "lr": lr}))
                 sums, since = _Sums(), time.perf_counter()
         assert self.kept is not None  # the last step always writes one
