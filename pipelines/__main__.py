@@ -13,6 +13,7 @@ from tintlab.errors import ConfigError
 STAGES = {
     "prepare": "photos -> Lab shards",
     "shards": "look into Lab shards (show), or check every byte of them (verify)",
+    "lr-range": "Lab shards -> a base and a peak learning rate to train between",
     "train": "Lab shards -> one tracked run with checkpoints and a model",
     "sweep": "a question (search space) -> ranked trials",
     "evaluate": "a model + the test split -> metrics, per photo and summarised",
@@ -48,7 +49,7 @@ def _stage(name: str, argv: list[str]) -> Result:
     if name not in STAGES:
         raise ConfigError(f"no stage {name!r}; there are {', '.join(STAGES)}")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine
-    module = importlib.import_module(f"pipelines.{name}")
+    module = importlib.import_module(f"pipelines.{name.replace('-', '_')}")
     default = module.defaults(argv) if hasattr(module, "defaults") else None
     command = parse(module.Command, argv, f"tintlab {name}", default)
     return module.main(command)

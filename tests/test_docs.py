@@ -53,7 +53,7 @@ def test_the_settings_page_is_what_the_settings_say() -> None:
 def test_a_command_of_the_pages_parses(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tintlab.tracking.reading.run_config", lambda *_: ExperimentConfig())
     assert argv[0] in STAGES
-    module = importlib.import_module(f"pipelines.{argv[0]}")
+    module = importlib.import_module(f"pipelines.{argv[0].replace('-', '_')}")
     default = module.defaults(argv[1:]) if hasattr(module, "defaults") else None
     assert parse(module.Command, argv[1:], f"tintlab {argv[0]}", default)
 
