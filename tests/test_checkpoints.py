@@ -27,11 +27,12 @@ from tintlab.training.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
     State,
+    read,
     read_state,
-    restore,
     verify,
 )
-from tintlab.training.optimizer import adamw
+from tintlab.training.optimizer import adamw, load_moments, moments_by_name
+from tintlab.training.workers import fill
 
 FILES = [WEIGHTS, EMA, OPTIMIZER, STATE, MANIFEST]
 TINY = ExperimentConfig().replaced(
@@ -59,6 +60,21 @@ def trained(seed: int) -> tuple[nn.Module, nn.Module, torch.optim.AdamW]:
     return model, ema, optimizer
 
 
+def parts(model: nn.Module, ema: nn.Module, optimizer: torch.optim.AdamW) -> tuple[dict, ...]:
+    """What a checkpoint keeps of them."""
+    return model.state_dict(), ema.state_dict(), moments_by_name(optimizer)
+
+
+def restore(
+    checkpoint: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.AdamW
+) -> State:
+    kept = read(checkpoint)
+    fill(model, kept.weights, str(checkpoint))
+    fill(ema, kept.ema, str(checkpoint))
+    load_moments(optimizer, kept.moments)
+    return kept.state
+
+
 def update(model: nn.Module, optimizer: torch.optim.AdamW) -> None:
     for group in optimizer.param_groups:
         group["lr"] = 0.1
@@ -72,14 +88,14 @@ def two(tmp_path: Path) -> Checkpoints:
     """Good checkpoints at steps 100 and 200."""
     checkpoints = Checkpoints(tmp_path / "run")
     for step in (100, 200):
-        checkpoints.save(state(step), *trained(seed=step))
+        checkpoints.save(state(step), *parts(*trained(seed=step)))
     return checkpoints
 
 
 def test_what_is_restored_goes_on_bit_for_bit(tmp_path):
     model, ema, optimizer = trained(seed=1)
     saved = state(100, val_bits_per_dim=2.5)
-    checkpoint = Checkpoints(tmp_path).save(saved, model, ema, optimizer)
+    checkpoint = Checkpoints(tmp_path).save(saved, *parts(model, ema, optimizer))
     assert checkpoint == tmp_path / "step-00000100"
     assert sorted(path.name for path in checkpoint.iterdir()) == sorted(FILES)
 
@@ -95,7 +111,7 @@ def test_what_is_restored_goes_on_bit_for_bit(tmp_path):
 
 def test_restores_into_an_optimizer_that_has_not_stepped(tmp_path):
     model, ema, optimizer = trained(seed=1)
-    checkpoint = Checkpoints(tmp_path).save(state(1), model, ema, optimizer)
+    checkpoint = Checkpoints(tmp_path).save(state(1), *parts(model, ema, optimizer))
     fresh = nn.Linear(3, 2)
     fresh_optimizer = adamw(fresh, OptimizerConfig())
     restore(checkpoint, fresh, nn.Linear(3, 2), fresh_optimizer)
@@ -107,7 +123,9 @@ def test_restores_into_an_optimizer_that_has_not_stepped(tmp_path):
 def test_the_averaged_model_is_loaded_ready_to_evaluate(tmp_path):
     torch.manual_seed(0)
     model, ema = Colorizer(TINY.model, TINY.bins), Colorizer(TINY.model, TINY.bins)
-    checkpoint = Checkpoints(tmp_path).save(state(7), model, ema, adamw(model, OptimizerConfig()))
+    checkpoint = Checkpoints(tmp_path).save(
+        state(7), *parts(model, ema, adamw(model, OptimizerConfig()))
+    )
     loaded = Checkpoints.load_ema(checkpoint)
     assert not loaded.training
     for name, tensor in ema.state_dict().items():
@@ -123,7 +141,7 @@ def test_the_newest_is_by_step_and_needs_no_warning(two):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert two.newest() == two.folder / "step-00000200"
-    two.save(state(100_000_000), *trained(seed=3))
+    two.save(state(100_000_000), *parts(*trained(seed=3)))
     assert two.newest() == two.folder / "step-100000000"
 
 
@@ -214,20 +232,20 @@ def test_a_pickle_with_a_matching_manifest_is_refused_and_not_executed(two, tmp_
     checkpoint = two.folder / "step-00000200"
     forge(checkpoint, name, pickle.dumps(Canary(canary)))
     with pytest.raises(IntegrityError, match=name):
-        restore(checkpoint, *trained(seed=0))
+        read(checkpoint)
     assert not canary.exists()
 
 
 def test_tensors_of_another_model_are_refused(two):
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
-    with pytest.raises(IntegrityError, match=r"weights\.safetensors does not fit .*size mismatch"):
+    with pytest.raises(IntegrityError, match=r"step-00000200 does not fit .*size mismatch"):
         restore(two.folder / "step-00000200", model, model, adamw(model, OptimizerConfig()))
 
 
 def test_metrics_that_are_no_numbers_are_kept_in_plain_json(tmp_path):
     saved = state(5, val_psnr_db=math.inf)
-    checkpoint = Checkpoints(tmp_path).save(saved, *trained(seed=0))
+    checkpoint = Checkpoints(tmp_path).save(saved, *parts(*trained(seed=0)))
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -240,7 +258,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     bits = {1: 3.0, 2: 1.0, 3: 2.0, 4: 2.5, 5: 2.6}
     for step, value in bits.items():
-        checkpoints.save(state(step, val_bits_per_dim=value), *trained(seed=step))
+        checkpoints.save(state(step, val_bits_per_dim=value), *parts(*trained(seed=step)))
     deleted = checkpoints.prune(keep_last=2, keep_best=1)
     assert [path.name for path in deleted] == ["step-00000001", "step-00000003"]
     assert [read_state(path).step for path in checkpoints.all()] == [2, 4, 5]
@@ -259,7 +277,7 @@ def test_a_writer_that_was_killed_leaves_nothing_that_is_taken_for_a_checkpoint(
     leftover = two.folder / ".step-00000300.partial"
     shutil.copytree(two.folder / "step-00000200", leftover)
     assert two.newest() == two.folder / "step-00000200"
-    two.save(state(400), *trained(seed=4))
+    two.save(state(400), *parts(*trained(seed=4)))
     assert not leftover.exists()
 
 
@@ -272,7 +290,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints_and_names_the_path(two, monke
     with pytest.raises(
         EnvironmentFault, match=r"step-00000300 \(about .* MB\): .*No space left on device"
     ):
-        two.save(state(300), *trained(seed=3))
+        two.save(state(300), *parts(*trained(seed=3)))
     monkeypatch.undo()
     assert sorted(path.name for path in two.folder.iterdir()) == ["step-00000100", "step-00000200"]
     assert two.newest() == two.folder / "step-00000200"
@@ -281,10 +299,10 @@ def test_a_full_disk_keeps_the_earlier_checkpoints_and_names_the_path(two, monke
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match=r"cannot write checkpoint .*Not a directory"):
-        Checkpoints(tmp_path / "file" / "run").save(state(1), *trained(seed=1))
+        Checkpoints(tmp_path / "file" / "run").save(state(1), *parts(*trained(seed=1)))
 
 
 def test_a_damaged_checkpoint_is_written_again(two):
     (two.folder / "step-00000200" / WEIGHTS).write_bytes(b"")
-    two.save(state(200), *trained(seed=200))
+    two.save(state(200), *parts(*trained(seed=200)))
     verify(two.folder / "step-00000200")

@@ -16,9 +16,9 @@ from tintlab.config import ExperimentConfig
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 from tintlab.model.colorizer import Colorizer
-from tintlab.training import loop
 from tintlab.training.checkpoints import EMA, MANIFEST, OPTIMIZER, WEIGHTS, Checkpoints, read_state
-from tintlab.training.loop import Progress, Report, TrainingDiverged, train
+from tintlab.training.failures import TrainingDiverged
+from tintlab.training.loop import Progress, Report, train
 from tintlab.training.objective import Objective
 from tintlab.training.schedule import learning_rate
 
@@ -397,6 +397,8 @@ def test_a_gpu_that_is_not_there_is_one_line(shards, tmp_path, monkeypatch):
     assert issubclass(TrainingDiverged, TintlabError)
 
 
-def test_a_batch_that_does_not_divide_over_the_ranks_names_the_nearest(monkeypatch):
-    with pytest.raises(ConfigError, match=r"3 workers \* accumulation=1, got 8; use 6 or 9"):
-        loop._micro_batch(TINY.training, world_size=3)
+def test_a_batch_that_does_not_divide_over_the_ranks_names_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"batch_size=8 does not divide over 3 workers; use 6 or 9"
+    ):
+        TINY.training.passes(3)

@@ -5,6 +5,7 @@ tree, and `--config FILE` or `--from-run RUN_ID` load it back. A default is writ
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -166,36 +167,78 @@ class TrainingConfig(Settings):
     batch_size: int = Field(16, ge=1)
     """Images per optimizer step over all workers and accumulation steps (the global batch)."""
     accumulation: int = Field(1, ge=1)
-    """Backward passes per optimizer step on each worker; their mean equals one large batch, unless
-    model.encoder_norm is batch, which then sees the smaller ones."""
+    """Backward passes per optimizer step on each of `workers` workers; their mean equals one large
+    batch, unless model.encoder_norm is batch, which then sees the smaller ones. With fewer workers
+    (min_workers) there are more passes, so that none is of more images."""
     eval_every_steps: int = Field(100, ge=1)
     """Steps between validations; each is followed by a checkpoint. The last step always is."""
     eval_at_cycle_ends: bool = False
     """Validate where a cycle of the schedule ends, too; constant and cosine have no cycles."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of the initial weights, the order of the photos, crops, flips and dropout."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast of forward passes; weights, losses and the optimizer stay fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16, fp16: autocast of forward passes; weights, losses and the optimizer stay fp32. fp16
+    scales the loss, and leaves out a step whose gradients overflow."""
     activation_checkpointing: bool = False
     """Keep the inputs of each block only, and compute the rest again: less memory, more time."""
     loss_chunks: int = Field(1, ge=1, le=4096)
     """Parts in which logits and cross-entropies are computed; above 1, none outlives its part."""
+    channels_last: bool = False
+    """Keep convolution weights channels last in memory, which GPUs are faster with."""
+    compile: bool = False
+    """torch.compile of the loss: a long first step, faster ones after it; needs a C++ compiler."""
     workers: int = Field(1, ge=1, le=1024)
     """Ray Train workers (data-parallel ranks)."""
+    min_workers: int = Field(0, ge=0, le=1024)
+    """Fewest workers to train on while the cluster has no more; 0 waits for all of them. The
+    batch, and so the result, is the same for any number."""
+    parallelism: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every worker holds the whole model; fsdp: each holds a share of weights, gradients and
+    optimizer, for models that do not fit."""
     gpus_per_worker: float = Field(0.0, ge=0.0, le=8.0)
     """GPUs of each worker; 0 trains on the CPU."""
+    skip_non_finite_steps: int = Field(0, ge=0)
+    """Steps with a non-finite loss or gradient that may be left out, and counted, before one more
+    stops the training."""
+    hang_timeout_s: float = Field(600.0, ge=5.0)
+    """A worker that finishes no step and no validation for so long is killed and started again."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainingConfig":
-        share = self.workers * self.accumulation
+        fewest = self.min_workers or self.workers
+        if fewest > self.workers:
+            raise ValueError(
+                f"training.min_workers must not exceed training.workers={self.workers}, "
+                f"got {fewest}; lower it, or set it to 0 for a fixed number"
+            )
+        share = math.lcm(self.workers * self.accumulation, *range(fewest, self.workers))
         if self.batch_size % share:
             low = self.batch_size // share * share
             nearest = f"{low} or {low + share}" if low else f"{share}"
+            of = "workers * accumulation"
+            if fewest < self.workers:
+                of += f" and of every number of workers from {fewest} to {self.workers}:"
             raise ValueError(
-                f"training.batch_size must be a multiple of workers * accumulation = {share}, "
+                f"training.batch_size must be a multiple of {of} = {share}, "
                 f"got {self.batch_size}; use {nearest}"
             )
         return self
+
+    def passes(self, workers: int) -> tuple[int, int]:
+        """(images per backward pass, passes per optimizer step) on each of so many workers.
+
+        No pass is of more images than with all `self.workers`.
+        Raises: ValueError: the batch does not divide over so many.
+        """
+        of_each, rest = divmod(self.batch_size, workers)
+        if rest:
+            raise ValueError(
+                f"training.batch_size={self.batch_size} does not divide over {workers} workers; "
+                f"use {self.batch_size - rest or workers} or {self.batch_size - rest + workers}"
+            )
+        most = self.batch_size // (self.workers * self.accumulation)
+        passes = next(n for n in range(1, of_each + 1) if of_each % n == 0 and of_each // n <= most)
+        return of_each // passes, passes
 
 
 class EvaluationConfig(Settings):

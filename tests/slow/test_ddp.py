@@ -57,7 +57,9 @@ def worker(
     distributed.init_process_group(
         "gloo", init_method=f"file://{home}/meeting", rank=rank, world_size=world_size
     )
-    config = CONFIG.replaced({"training.accumulation": accumulation, **changes})
+    config = CONFIG.replaced(
+        {"training.accumulation": accumulation, "training.workers": world_size, **changes}
+    )
     losses: list[float] = []
     reports: list[Report] = []
     train(
@@ -97,8 +99,20 @@ def trained(
         (EVERY_LOSS, 2, 2, 1),
         # Terms of weight 0 keep every weight in the graph, which DDP waits for.
         ({"loss.parallel": 0.0, "loss.pixel": 0.0}, 1, 2, 1),
+        ({"training.parallelism": "fsdp"}, 1, 2, 1),
+        ({"training.parallelism": "fsdp", "model.dropout": 0.1}, 6, 3, 2),
+        ({"training.parallelism": "fsdp", **EVERY_LOSS}, 2, 2, 1),
     ],
-    ids=["plain", "dropout-2", "dropout-3", "every-loss", "weights-0"],
+    ids=[
+        "plain",
+        "dropout-2",
+        "dropout-3",
+        "every-loss",
+        "weights-0",
+        "fsdp",
+        "fsdp-dropout-3",
+        "fsdp-every-loss",
+    ],
 )
 def test_workers_equal_one_worker_at_the_same_global_batch(
     tmp_path, changes, alone, world_size, accumulation

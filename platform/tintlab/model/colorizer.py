@@ -94,6 +94,11 @@ class Colorizer(nn.Module):
         if isinstance(self.upsampler, Upsampler):
             self.upsampler.recompute = True
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts between which nothing but activations passes, and which hold most weights."""
+        encoder, decoder = self.encoder, self.decoder
+        return [*encoder.blocks, *encoder.attention, *decoder.blocks, *decoder.attention]
+
     @property
     def parameter_count(self) -> int:
         """Trainable numbers."""

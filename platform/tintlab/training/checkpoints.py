@@ -21,19 +21,17 @@ import re
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from torch import nn
-from torch.optim import AdamW
 
 from tintlab.config import ExperimentConfig, Settings
 from tintlab.data.storage import sync_to_disk
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
-from tintlab.training.optimizer import Tensors, load_moments, moments_by_name
+from tintlab.training.workers import Tensors, fill
 
 FORMAT = "tintlab-checkpoint"
 VERSION = 1
@@ -51,6 +49,29 @@ class DamagedCheckpoint(UserWarning):
     """A checkpoint cannot be used, and an older one takes its place."""
 
 
+class SinceReport(Settings):
+    """Exact sums over the photos of all workers since the last report."""
+
+    totals: dict[str, float] = Field(default_factory=dict)
+    """Of the loss and its terms."""
+    images: int = 0
+    """Photos in these sums."""
+    seconds: float = 0.0
+    """Time their steps took, and those of steps that were left out."""
+    images_timed: int = 0
+    """Photos of all these steps."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Over all workers."""
+        return self.images_timed / self.seconds
+
+    def metrics(self) -> dict[str, float]:
+        """Means over photos, named train/..., and perf/images_per_s."""
+        means = {f"train/{term}": total / self.images for term, total in self.totals.items()}
+        return {**means, "perf/images_per_s": self.images_per_s}
+
+
 class State(Settings):
     """What a checkpoint knows besides its tensors."""
 
@@ -66,6 +87,14 @@ class State(Settings):
     """What was reported when the checkpoint was written."""
     config: ExperimentConfig
     """The whole experiment."""
+    skipped_steps: int = 0
+    """Steps left out because something in them was not finite."""
+    loss_scale: float = 1.0
+    """fp16: the factor of the loss."""
+    steps_at_loss_scale: int = 0
+    """fp16: steps since that factor last changed."""
+    since_report: SinceReport = SinceReport()
+    """What the next report will have to count; empty in a checkpoint that belongs to a report."""
 
 
 class FileRecord(Settings):
@@ -105,18 +134,15 @@ class Checkpoints:
         found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
-    def save(self, state: State, model: nn.Module, ema: nn.Module, optimizer: AdamW) -> Path:
+    def save(self, state: State, weights: Tensors, ema: Tensors, moments: Tensors) -> Path:
         """Write a checkpoint, whole or not at all, and return its folder.
 
+        Args: moments: of the optimizer, as `moments_by_name` gives them.
         Raises: EnvironmentFault: the folder cannot be written (read-only, disk full).
         """
         final = self.at(state.step)
         partial = self.folder / f".{final.name}.partial"
-        tensors = {
-            WEIGHTS: model.state_dict(),
-            EMA: ema.state_dict(),
-            OPTIMIZER: moments_by_name(optimizer),
-        }
+        tensors = {WEIGHTS: weights, EMA: ema, OPTIMIZER: moments}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._discard_partials()
@@ -193,7 +219,7 @@ class Checkpoints:
         verify(checkpoint)
         config = read_state(checkpoint).config
         model = Colorizer(config.model, config.bins)
-        _fill(model, checkpoint / EMA)
+        fill(model, _read_tensors(checkpoint / EMA), str(checkpoint / EMA))
         return model.eval()
 
     def _discard_partials(self) -> None:
@@ -201,16 +227,23 @@ class Checkpoints:
             shutil.rmtree(leftover)
 
 
-def restore(checkpoint: Path, model: nn.Module, ema: nn.Module, optimizer: AdamW) -> State:
-    """Put a checkpoint's tensors into a model, its average and their optimizer.
+class Kept(NamedTuple):
+    """Everything in a checkpoint."""
 
-    Raises: IntegrityError: a file is missing, altered, not of this format version, or does not fit.
+    state: State
+    weights: Tensors
+    ema: Tensors
+    moments: Tensors
+
+
+def read(checkpoint: Path) -> Kept:
+    """A checkpoint, with its tensors on the CPU.
+
+    Raises: IntegrityError: a file is missing, altered or not of this format version.
     """
     verify(checkpoint)
-    _fill(model, checkpoint / WEIGHTS)
-    _fill(ema, checkpoint / EMA)
-    load_moments(optimizer, _read_tensors(checkpoint / OPTIMIZER))
-    return read_state(checkpoint)
+    weights, ema, moments = (_read_tensors(checkpoint / name) for name in (WEIGHTS, EMA, OPTIMIZER))
+    return Kept(read_state(checkpoint), weights, ema, moments)
 
 
 def verify(checkpoint: Path) -> None:
@@ -301,11 +334,3 @@ def _read_tensors(file: Path) -> Tensors:
     except (OSError, SafetensorError) as error:
         raise IntegrityError(f"checkpoint file {file}: {error}") from None
     return tensors
-
-
-def _fill(module: nn.Module, file: Path) -> None:
-    try:
-        module.load_state_dict(_read_tensors(file))
-    except RuntimeError as error:  # names every key, over many lines
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise IntegrityError(f"{file} does not fit the model of this experiment: {first}") from None

@@ -1,16 +1,14 @@
 """AdamW with decay where it belongs, its state by name, and the moving average of the weights."""
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 
 from tintlab.config import OptimizerConfig
 from tintlab.errors import IntegrityError
+from tintlab.training.workers import Tensors, own_share, shared_like
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-Tensors = dict[str, Shaped[Tensor, "..."]]
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> AdamW:
@@ -42,8 +40,9 @@ def moments_by_name(optimizer: AdamW) -> Tensors:
 
 
 def load_moments(optimizer: AdamW, tensors: Tensors) -> None:
-    """The inverse of moments_by_name, onto an optimizer of the same weights."""
+    """The inverse of moments_by_name, onto an optimizer of the same weights; whole tensors."""
     saved = optimizer.state_dict()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, Tensors] = {}
     known: set[str] = set()
     for group in saved["param_groups"]:
@@ -51,7 +50,12 @@ def load_moments(optimizer: AdamW, tensors: Tensors) -> None:
             keys = {moment: f"{moment}.{name}" for moment in _MOMENTS}
             known.update(keys.values())
             if keys["step"] in tensors:
-                moments[index] = {moment: tensors[key] for moment, key in keys.items()}
+                moments[index] = {
+                    moment: tensors[key]
+                    if moment == "step"
+                    else shared_like(tensors[key], weights[index])
+                    for moment, key in keys.items()
+                }
     if unknown := sorted(set(tensors) - known):
         raise IntegrityError(f"the optimizer has no weight for the checkpoint's {unknown[0]}")
     optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
@@ -69,7 +73,11 @@ def ema_decay(updates: int, optimizer: OptimizerConfig) -> float:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * model for weights; buffers are copied."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1.0 - decay)
-    for averaged, current in zip(ema.buffers(), model.buffers(), strict=True):
-        averaged.copy_(current)
+    """ema = decay * ema + (1 - decay) * model for weights; buffers are copied.
+
+    Of what this worker holds: both modules are shared out alike, or not at all.
+    """
+    averaged, current = ([own_share(p) for p in m.parameters()] for m in (ema, model))
+    torch._foreach_lerp_(averaged, current, 1.0 - decay)
+    for kept, buffer in zip(ema.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
