@@ -36,7 +36,12 @@ def main(command: Command) -> Result:
     request = RunRequest(experiment="train", name=name, identity=f"train/{name}")
     with connect(command.place), ProgressLine() as line:
         outcome = fit(
-            config, command.place, command.shards_uri, request, lambda p: line.show(line_of(p))
+            config,
+            command.place,
+            command.shards_uri,
+            request,
+            on_progress=lambda progress: line.show(line_of(progress)),
+            on_notice=lambda text: line.show(text, final=True),
         )
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
     text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"

@@ -12,12 +12,18 @@ import torch
 from safetensors.torch import load_file
 from small_shards import small_shards
 
-from tintlab.config import ExperimentConfig
+from tintlab.config import ExperimentConfig, TrainingConfig
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.checkpoints import EMA, MANIFEST, OPTIMIZER, WEIGHTS, Checkpoints, read_state
-from tintlab.training.failures import TrainingDiverged
+from tintlab.training.failures import (
+    OutOfMemory,
+    TrainingDiverged,
+    TrainingStopped,
+    failure_class,
+    is_out_of_memory,
+)
 from tintlab.training.loop import Progress, Report, train
 from tintlab.training.objective import Objective
 from tintlab.training.schedule import learning_rate
@@ -402,3 +408,184 @@ def test_a_batch_that_does_not_divide_over_the_ranks_names_the_nearest():
         ValueError, match=r"batch_size=8 does not divide over 3 workers; use 6 or 9"
     ):
         TINY.training.passes(3)
+
+
+def test_fewer_workers_make_more_passes_and_none_of_more_images():
+    training = TrainingConfig(batch_size=24, workers=4, accumulation=2, min_workers=1)
+    assert [training.passes(workers) for workers in (4, 3, 2, 1)] == [
+        (3, 2),
+        (2, 4),  # 8 images each, at most 3 at once
+        (3, 4),
+        (3, 8),
+    ]
+    with pytest.raises(
+        ValueError, match=r"number of workers from 2 to 4: = 12, got 16; use 12 or 24"
+    ):
+        TrainingConfig(batch_size=16, workers=4, min_workers=2)
+    with pytest.raises(ValueError, match=r"min_workers must not exceed training.workers=2, got 3"):
+        TrainingConfig(workers=2, min_workers=3)
+
+
+def stopped(config, shards, folder, at: int, resume=None) -> Told:
+    """Train until asked to stop, which happens during step `at`."""
+    told = Told()
+    with pytest.raises(
+        TrainingStopped, match=rf"stopped after step {at} of {config.training.steps}"
+    ):
+        train(
+            config,
+            shards,
+            folder,
+            score,
+            told.reports.append,
+            resume,
+            told.steps.append,
+            stop=lambda: len(told.steps) >= at - 1 - (0 if resume is None else resume_step(resume)),
+        )
+    return told
+
+
+def resume_step(checkpoint: Path) -> int:
+    return read_state(checkpoint).step
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_stopped_on_request_loses_no_step_and_no_digit_of_a_report(shards, tmp_path, at):
+    config = TINY.replaced({"model.dropout": 0.2, "training.eval_every_steps": 4})
+    through = run(config, shards, tmp_path / "through")
+    first = stopped(config, shards, tmp_path / "stopped", at)
+    checkpoint = Checkpoints(tmp_path / "stopped").newest()
+    assert checkpoint is not None
+    assert resume_step(checkpoint) == at == len(first.steps)
+    second = run(config, shards, tmp_path / "stopped", resume=checkpoint)
+    assert first.losses + second.losses == through.losses
+    assert tensors(second.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
+    # Means over the steps since the last report count those before the stop, too.
+    fresh = [r for r in first.reports + second.reports if not r.repeated]
+    assert [untimed(r.metrics) for r in fresh] == [untimed(r.metrics) for r in through.reports]
+    assert sum(r.repeated for r in second.reports) == (at == 4)
+
+
+def test_a_stop_at_the_last_step_is_the_end(shards, tmp_path):
+    told = Told()
+    last = train(
+        TINY,
+        shards,
+        tmp_path,
+        score,
+        told.reports.append,
+        None,
+        told.steps.append,
+        stop=lambda: len(told.steps) == 5,
+    )
+    assert resume_step(last) == 6
+    assert told.reports[-1].finished
+
+
+def overflowing(total, terms):
+    """Finite, with a gradient that is not."""
+    return total + (total * 0).sqrt(), terms
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted_if_that_is_allowed(
+    shards, tmp_path, monkeypatch
+):
+    config = TINY.replaced({"training.skip_non_finite_steps": 1, "schedule.kind": "constant"})
+    seen: list[dict[str, torch.Tensor]] = []
+    poisoned(monkeypatch, call=4, poison=lambda total, terms: (total * math.nan, terms))
+
+    def report(got: Report) -> None:
+        seen.append(load_file(got.checkpoint / WEIGHTS))
+        reports.append(got)
+
+    reports: list[Report] = []
+    every = config.replaced({"training.eval_every_steps": 1})
+    train(every, shards, tmp_path / "run", score, report, None)
+    assert [report.metrics["train/skipped_steps"] for report in reports] == [0, 0, 0, 1, 1, 1]
+    for name, weight in seen[2].items():
+        assert torch.equal(seen[3][name], weight), name  # step 4 moved nothing
+    assert any(not torch.equal(seen[4][name], weight) for name, weight in seen[3].items())
+    assert "train/loss" not in reports[3].metrics  # nothing was measured
+    # The count outlives a restart, and one step more than allowed stops the training.
+    state = read_state(Checkpoints(tmp_path / "run").at(6))
+    assert state.skipped_steps == 1
+    monkeypatch.undo()
+    poisoned(monkeypatch, call=1, poison=overflowing)
+    longer = every.replaced({"training.steps": 8})
+    with pytest.raises(TrainingDiverged, match="step 7: gradient norm is nan"):
+        run(longer, shards, tmp_path / "run", resume=Checkpoints(tmp_path / "run").at(6))
+
+
+def test_fp16_leaves_out_overflows_and_finds_its_scale(shards, tmp_path, monkeypatch):
+    full = run(TINY, shards, tmp_path / "fp32")
+    config = TINY.replaced({"training.precision": "fp16"})
+    half = run(config, shards, tmp_path / "fp16")
+    assert half.losses == pytest.approx(full.losses, rel=0.02)
+    assert half.losses != full.losses
+    scale = read_state(Checkpoints(tmp_path / "fp16").at(6)).loss_scale
+    skipped = half.reports[-1].metrics["train/skipped_steps"]
+    assert scale == 2.0 ** (16 - skipped)
+
+    poisoned(monkeypatch, call=3, poison=overflowing)
+    once = run(config, shards, tmp_path / "once")
+    state = read_state(Checkpoints(tmp_path / "once").at(6))
+    assert once.reports[-1].metrics["train/skipped_steps"] == state.skipped_steps
+    assert state.loss_scale == 2.0 ** (16 - state.skipped_steps)
+    # A loss that is not finite is no overflow of a gradient.
+    monkeypatch.undo()
+    poisoned(monkeypatch, call=3, poison=lambda total, terms: (total * math.nan, terms))
+    with pytest.raises(TrainingDiverged, match="step 3: loss is nan"):
+        run(config, shards, tmp_path / "nan")
+
+
+def test_fp16_stopped_and_resumed_equals_uninterrupted(shards, tmp_path):
+    config = TINY.replaced({"training.precision": "fp16", "training.steps": 5})
+    through = run(config, shards, tmp_path / "through")
+    stopped(config, shards, tmp_path / "stopped", at=3)
+    resumed = run(
+        config, shards, tmp_path / "stopped", resume=Checkpoints(tmp_path / "stopped").newest()
+    )
+    assert tensors(resumed.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_a_failed_allocation_says_what_to_change(shards, tmp_path, monkeypatch, error):
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Objective, "forward", full)
+    with pytest.raises(OutOfMemory) as caught:
+        run(TINY, shards, tmp_path)
+    assert "out of memory in step 1, with 8 photos in one backward pass" in str(caught.value)
+    for change in ("accumulation=2", "loss_chunks=16", "activation_checkpointing", "crop_px"):
+        assert change in str(caught.value)
+    assert failure_class(pickle.loads(pickle.dumps(caught.value))) == "out_of_memory"
+
+
+def test_a_real_allocation_that_fails_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_channels_last_learns_the_same(shards, tmp_path):
+    plain = run(TINY, shards, tmp_path / "plain")
+    last = run(TINY.replaced({"training.channels_last": True}), shards, tmp_path / "last")
+    assert last.losses == pytest.approx(plain.losses, rel=1e-4)
+    for name, weight in load_file(last.reports[-1].checkpoint / WEIGHTS).items():
+        assert weight.is_contiguous(), name  # a checkpoint is the same either way
+
+
+def test_the_time_left_is_that_of_the_steps_left(shards, tmp_path):
+    told = run(TINY, shards, tmp_path)
+    for progress in told.steps:
+        expected = (6 - progress.step) * 8 / progress.images_per_s
+        assert progress.eta_s == pytest.approx(expected)

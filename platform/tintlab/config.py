@@ -190,8 +190,8 @@ class TrainingConfig(Settings):
     workers: int = Field(1, ge=1, le=1024)
     """Ray Train workers (data-parallel ranks)."""
     min_workers: int = Field(0, ge=0, le=1024)
-    """Fewest workers to train on while the cluster has no more; 0 waits for all of them. The
-    batch, and so the result, is the same for any number."""
+    """Fewest workers to train on while the cluster has no more; 0 waits for all of them. The batch
+    is the same for any number."""
     parallelism: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every worker holds the whole model; fsdp: each holds a share of weights, gradients and
     optimizer, for models that do not fit."""
@@ -202,6 +202,8 @@ class TrainingConfig(Settings):
     stops the training."""
     hang_timeout_s: float = Field(600.0, ge=5.0)
     """A worker that finishes no step and no validation for so long is killed and started again."""
+    max_restarts: int = Field(3, ge=0)
+    """Times that workers which died or hung are started again, from the newest checkpoint."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainingConfig":

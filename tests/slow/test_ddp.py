@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_shards import small_shards
 from torch import distributed, multiprocessing
 
 from tintlab.config import ExperimentConfig
 from tintlab.data.shards import Shards, open_shards
 from tintlab.model.colorizer import Colorizer
-from tintlab.training.checkpoints import Checkpoints
+from tintlab.training.checkpoints import OPTIMIZER, Checkpoints
 from tintlab.training.loop import Report, train
 
 pytestmark = pytest.mark.slow
@@ -83,7 +84,7 @@ def worker(
 def trained(
     world_size: int, uri: str, folder: Path, changes: dict, accumulation: int
 ) -> list[dict]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     arguments = (world_size, uri, str(folder), changes, accumulation)
     multiprocessing.spawn(worker, arguments, nprocs=world_size)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
@@ -115,15 +116,52 @@ def trained(
     ],
 )
 def test_workers_equal_one_worker_at_the_same_global_batch(
-    tmp_path, changes, alone, world_size, accumulation
+    tmp_path, figure, request, changes, alone, world_size, accumulation
 ):
     uri = small_shards(tmp_path / "shards")
     [one] = trained(1, uri, tmp_path / "one", changes, alone)
     many = trained(world_size, uri, tmp_path / "many", changes, accumulation)
-    assert many[0]["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    # FSDP adds the norm of the gradient up in another order. A rounding error becomes a step of its
+    # own size where a gradient is 0 but for rounding, as some are with every loss.
+    wanted = 5e-3 if request.node.callspec.id == "fsdp-every-loss" else 1e-5
+    worst = max(abs(a - b) for a, b in zip(many[0]["losses"], one["losses"], strict=True))
+    kind = changes.get("training.parallelism", "ddp").upper()
+    figure(
+        "Training",
+        f"{world_size} {kind} workers against 1, 50 steps: {request.node.callspec.id}",
+        f"losses differ by at most {worst:.1e}",
+        f"{wanted:g}",
+    )
+    assert worst <= wanted
     for rank, told in enumerate(many):
         assert told["losses"] == many[0]["losses"]  # every rank reports the whole batch
         assert told["metrics"] == many[0]["metrics"]
         assert told["wrote"] == [rank == 0, rank == 0]
     for got, expected in zip(many[0]["metrics"], one["metrics"], strict=True):
-        assert got == pytest.approx(expected, abs=1e-5)
+        assert got == pytest.approx(expected, abs=wanted)
+
+
+def test_gradients_under_fsdp_are_those_of_one_worker(tmp_path):
+    """The moments after one step, which are linear in the gradient, before chaos sets in."""
+    uri = small_shards(tmp_path / "shards")
+    one_step = {**EVERY_LOSS, "training.steps": 1}
+    trained(1, uri, tmp_path / "one", one_step, 2)
+    trained(2, uri, tmp_path / "many", {**one_step, "training.parallelism": "fsdp"}, 1)
+    one, many = (
+        load_file(Checkpoints(tmp_path / name / "checkpoints").at(1) / OPTIMIZER)
+        for name in ("one", "many")
+    )
+    assert max(moment.abs().max() for moment in one.values()) > 1e-3
+    for name, moment in one.items():
+        torch.testing.assert_close(many[name], moment, rtol=1e-5, atol=1e-7)
+
+
+def test_one_worker_goes_on_from_the_checkpoint_of_two_that_shared_the_model(tmp_path):
+    uri = small_shards(tmp_path / "shards")
+    half = {"training.parallelism": "fsdp", "training.steps": 25}
+    trained(2, uri, tmp_path / "moved", half, 1)
+    (tmp_path / "moved" / "meeting").unlink()
+    [moved] = trained(1, uri, tmp_path / "moved", {}, 1)
+    [one] = trained(1, uri, tmp_path / "one", {}, 1)
+    assert len(moved["losses"]) == 25
+    assert moved["losses"] == pytest.approx(one["losses"][25:], abs=1e-5)

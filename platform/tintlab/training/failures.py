@@ -8,7 +8,9 @@ import torch
 from tintlab.config import TrainingConfig
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError, TintlabError
 
-FailureClass = Literal["out_of_memory", "non_finite", "data", "settings", "code", "infrastructure"]
+FailureClass = Literal[
+    "out_of_memory", "non_finite", "data", "settings", "environment", "code", "infrastructure"
+]
 
 
 class TrainingDiverged(TintlabError):
@@ -84,7 +86,7 @@ def failure_class(error: BaseException) -> FailureClass:
         return "data"
     if isinstance(error, ConfigError):
         return "settings"
+    if isinstance(error, TintlabError):  # found and said by our own code: no photos, disk full
+        return "environment"
     # A lost connection is a RuntimeError of torch.distributed, a lost disk an OSError.
-    if isinstance(error, EnvironmentFault | RuntimeError | OSError):
-        return "infrastructure"
-    return "settings" if isinstance(error, TintlabError) else "code"
+    return "infrastructure" if isinstance(error, RuntimeError | OSError) else "code"

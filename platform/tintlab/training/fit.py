@@ -1,38 +1,37 @@
-"""`tintlab train` through Ray Train: TorchTrainer around the tracked training."""
+"""`tintlab train` through Ray Train: TorchTrainer around the tracked training.
+
+Workers and driver talk through one small actor, the board: workers write how far they are and what
+ended them, the driver writes that they should stop. A failure that another try would only repeat
+(diverged, out of memory, damaged shards) is handed back instead of raised where all workers have
+it, and written on the board where one has: Ray starts every worker again that raises, whatever it
+raised, and the next attempt then ends at once.
+"""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
-from tintlab.config import ExperimentConfig, Workspace
+from tintlab.config import ExperimentConfig, TrainingConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import set_final_status
+from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink, watch
+from tintlab.training.failures import TrainingDiverged, TrainingStopped, failure_class
 from tintlab.training.loop import Progress, Report
 from tintlab.training.tracked import Outcome, RunRequest, train_tracked
 
 START_FAILURES = 2
 """Ray would retry for ever a start whose resources never appear."""
 
-WORKER_FAILURES = 3
-"""Restarts after a worker died; each goes on from the newest checkpoint."""
+STOP_GRACE_S = 25.0
+"""How long the first Ctrl-C or SIGTERM waits for the step that is being made and its checkpoint;
+schedulers that send SIGTERM commonly kill 30 s later."""
 
-
-class ProgressBoard:
-    """An actor that holds the latest line of progress, so that the driver can show it."""
-
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
-
-    def write(self, progress: Progress) -> None:
-        """Keep the newest line."""
-        self._latest = progress
-
-    def read(self) -> Progress | None:
-        """The newest line, if there is one yet."""
-        return self._latest
+HANG_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+"""Ray's own watch over workers that do not even answer, such as stopped processes."""
 
 
 def fit(
@@ -41,130 +40,220 @@ def fit(
     shards_uri: str,
     request: RunRequest,
     on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Train on `config.training.workers` Ray workers; needs a connected Ray.
 
+    Ctrl-C and SIGTERM let the step that is being made end and be kept; a second one does not wait.
+
+    Args: on_notice: called with a line when workers are started again, or asked to stop.
     Raises: EnvironmentFault: the cluster has not got the resources. TintlabError: the training
-        itself failed, with its own message.
+        itself failed, with its own message. KeyboardInterrupt: it was stopped.
     """
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    gpus = config.training.gpus_per_worker
-    _check_resources(config, ray.cluster_resources())
-    board = ray.remote(ProgressBoard).options(num_cpus=0).remote()
-    payload = {
-        "config": config.model_dump(),
-        "workspace": workspace.root,
-        "shards": shards_uri,
-        "request": request,
-        "board": board,
-    }
+    check_resources(config.training, ray.cluster_resources())
+    notice = on_notice or (lambda _: None)
+    board = ray.remote(Board).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=payload,
-        torch_config=TorchConfig(timeout_s=300),
-        scaling_config=ScalingConfig(
-            num_workers=config.training.workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"GPU": gpus} if gpus else {"CPU": 1},
-        ),
-        run_config=RunConfig(
-            name=request.identity.replace("/", "_") + f"-{int(time.time())}",
-            storage_path=f"{workspace.root}/ray",
-            failure_config=FailureConfig(
-                max_failures=WORKER_FAILURES, controller_failure_limit=START_FAILURES
-            ),
-        ),
+        train_loop_config={
+            "config": config.model_dump(),
+            "workspace": workspace.root,
+            "shards": shards_uri,
+            "request": request,
+            "board": board,
+        },
+        **_ray_settings(config.training, workspace, request),
     )
-    stop = Event()
-    watcher = Thread(target=_watch, args=(board, on_progress, stop), daemon=True)
+    done = Event()
+    watcher = Thread(target=watch, args=(board, on_progress, notice, done), daemon=True)
     watcher.start()
+    training = _InThread(trainer.fit)
     try:
-        result = trainer.fit()
-    except SystemExit:  # Ray's answer to Ctrl-C, after the workers have ended
-        run_id = run_of(workspace, request.experiment, request.identity)
-        if run_id:
+        with _hang_timeout(config.training):
+            training.wait(lambda: _ask_to_stop(board, notice))
+    except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
+        if run_id := run_of(workspace, request.experiment, request.identity):
             set_final_status(workspace, run_id, "KILLED")
-        raise KeyboardInterrupt from None
+        raise
     except TrainingFailedError as error:
-        raise _cause(error) from error
+        raise _failure_of(error) from error
     finally:
-        stop.set()
+        done.set()
         watcher.join()
         ray.kill(board)
-    if not isinstance(result.return_value, Outcome):
+    returned = training.result.return_value
+    if isinstance(returned, TrainingStopped) and training.interrupt:
+        notice(str(returned))
+        raise training.interrupt
+    if isinstance(returned, TintlabError):
+        raise returned
+    if not isinstance(returned, Outcome):
         raise TintlabError(f"the training of {request.name} ended without a result")
-    return result.return_value
+    return returned
 
 
 def line_of(progress: Progress) -> str:
-    """One line of progress: step, loss, learning rate and speed."""
+    """One line of progress: step, loss, learning rate, speed and time left."""
+    minutes, seconds = divmod(round(progress.eta_s), 60)
+    hours, minutes = divmod(minutes, 60)
     return (
         f"step {progress.step}/{progress.total_steps}  loss {progress.loss:.4f}  "
-        f"lr {progress.lr:.2e}  {progress.images_per_s:.0f} images/s"
+        f"lr {progress.lr:.2e}  {progress.images_per_s:.0f} images/s  "
+        f"ETA {hours}:{minutes:02d}:{seconds:02d}"
     )
 
 
-def train_worker(payload: dict[str, Any]) -> Outcome:
-    """What each Ray Train worker runs."""
+def check_resources(training: TrainingConfig, available: dict[str, float]) -> None:
+    """Raises: EnvironmentFault: the cluster cannot hold the fewest workers to train on."""
+    workers = training.min_workers or training.workers
+    gpus = training.gpus_per_worker
+    kind, each = ("GPU", gpus) if gpus else ("CPU", 1.0)
+    have = available.get(kind, 0.0)
+    if workers * each > have:
+        key = "min_workers" if training.min_workers else "workers"
+        less = "set training.gpus_per_worker to 0 to train on CPUs" if gpus else "use fewer workers"
+        raise EnvironmentFault(
+            f"training.{key}={workers} needs {workers * each:g} {kind}, "
+            f"the cluster has {have:g}; {less} or a larger cluster"
+        )
+
+
+def _ray_settings(
+    training: TrainingConfig, workspace: Workspace, request: RunRequest
+) -> dict[str, Any]:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    gpus, most, fewest = training.gpus_per_worker, training.workers, training.min_workers
+    return {
+        "torch_config": TorchConfig(timeout_s=max(1, int(training.hang_timeout_s))),
+        "scaling_config": ScalingConfig(
+            num_workers=(fewest, most) if 0 < fewest < most else most,
+            use_gpu=gpus > 0,
+            resources_per_worker={"GPU": gpus} if gpus else {"CPU": 1},
+        ),
+        "run_config": RunConfig(
+            # New at every start: Ray would take up its own snapshot of the name, and ours counts.
+            name=request.identity.replace("/", "_") + f"-{int(time.time())}",
+            storage_path=f"{workspace.root}/ray",
+            failure_config=FailureConfig(
+                max_failures=training.max_restarts, controller_failure_limit=START_FAILURES
+            ),
+        ),
+    }
+
+
+def train_worker(payload: dict[str, Any]) -> Outcome | TintlabError:
+    """What each Ray Train worker runs; an error it returns is one that a restart would repeat."""
     import ray.train.torch
     import torch
 
+    config = ExperimentConfig.model_validate(payload["config"])
     context = ray.train.get_context()
-    board = payload["board"]
+    link = BoardLink(payload["board"], context.get_world_rank(), config.training.hang_timeout_s)
+    if failure := link.begin():
+        return failure
     # Share the cores between the workers of this machine; more threads than cores only wait.
     local_workers = max(1, context.get_local_world_size())
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_workers))
-
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the loop trains on the current device
 
     def on_report(report: Report, run_id: str) -> None:
+        link.alive()
         ray.train.report({**report.metrics, "step": report.step, "run_id": run_id})
 
-    def on_progress(progress: Progress) -> None:
-        board.write.remote(progress)
-
-    return train_tracked(
-        ExperimentConfig.model_validate(payload["config"]),
-        Workspace(root=payload["workspace"]),
-        payload["shards"],
-        payload["request"],
-        on_report=on_report,
-        on_progress=on_progress,
-    )
-
-
-def _check_resources(config: ExperimentConfig, available: dict[str, float]) -> None:
-    workers, gpus = config.training.workers, config.training.gpus_per_worker
-    kind, each = ("GPU", gpus) if gpus else ("CPU", 1.0)
-    have = available.get(kind, 0.0)
-    if workers * each > have:
-        raise EnvironmentFault(
-            f"training.workers={workers} needs {workers * each:g} {kind}, "
-            f"the cluster has {have:g}; use fewer workers or a larger cluster"
+    try:
+        return train_tracked(
+            config,
+            Workspace(root=payload["workspace"]),
+            payload["shards"],
+            payload["request"],
+            on_report=on_report,
+            on_progress=link.show,
+            stop=link.asked_to_stop,
         )
+    except TrainingStopped as stopped:  # on every rank, after the same step
+        return stopped
+    except Exception as error:
+        if failure_class(error) == "infrastructure":
+            raise
+        final = _in_one_line(error)
+        link.fail(final)
+        # Every rank finds the same loss; any other failure leaves the rest waiting for this rank.
+        if context.get_world_size() == 1 or isinstance(error, TrainingDiverged):
+            return final
+        raise
+    finally:
+        link.close()
 
 
-def _watch(board: Any, show: Callable[[Progress], None] | None, stop: Event) -> None:
-    import ray
+class _InThread:
+    """A call in a thread, so that signals reach the main one: Ray would handle Ctrl-C its way."""
 
-    last = -1
-    while show and not stop.wait(0.5):
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self.interrupt: KeyboardInterrupt | None = None
+        self._error: BaseException | None = None
+        self._call = call
+        self._over = Event()  # Thread.join is not safe to interrupt (python 3.11, bpo-45274)
+        Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            progress = ray.get(board.read.remote(), timeout=5)
-        except ray.exceptions.RayError:
-            continue
-        if progress and progress.step != last:
-            last = progress.step
-            show(progress)
+            self.result = self._call()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._over.set()
+
+    def wait(self, interrupted: Callable[[], None]) -> None:
+        """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait.
+
+        Args: interrupted: called at the first KeyboardInterrupt.
+        """
+        deadline_s = float("inf")
+        while not self._over.is_set():
+            try:
+                self._over.wait(WATCH_EVERY_S)
+            except KeyboardInterrupt as error:  # SIGTERM is one as well
+                if self.interrupt:
+                    raise
+                self.interrupt = error
+                deadline_s = time.monotonic() + STOP_GRACE_S
+                interrupted()
+            if time.monotonic() > deadline_s:
+                assert self.interrupt is not None
+                raise self.interrupt
+        if self._error is not None:
+            raise self._error
 
 
-def _cause(error: BaseException) -> TintlabError:
+def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> None:
+    notice("stopping after this step; once more stops at once")
+    board.ask_to_stop.remote()
+
+
+@contextmanager
+def _hang_timeout(training: TrainingConfig) -> Iterator[None]:
+    """Ray reads its setting from the environment of whoever starts the training."""
+    before = os.environ.get(HANG_VARIABLE)
+    os.environ[HANG_VARIABLE] = str(training.hang_timeout_s)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[HANG_VARIABLE]
+        else:
+            os.environ[HANG_VARIABLE] = before
+
+
+def _failure_of(error: BaseException) -> TintlabError:
     """The message of the error inside Ray's wrapping, as the user's own."""
     found: BaseException = error
     failures = getattr(error, "worker_failures", None)
@@ -174,9 +263,12 @@ def _cause(error: BaseException) -> TintlabError:
         inner = getattr(found, "cause", None) or getattr(found, "_base_exc", None)
         inner = inner or found.__cause__
         if not isinstance(inner, BaseException) or inner is found:
-            break
+            return _in_one_line(found)
         found = inner
-    if isinstance(found, TintlabError):
-        return found
-    first = (str(found).strip() or type(found).__name__).splitlines()[-1]
-    return TintlabError(f"training failed: {type(found).__name__}: {first}")
+
+
+def _in_one_line(error: BaseException) -> TintlabError:
+    if isinstance(error, TintlabError):
+        return error
+    first = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return TintlabError(f"training failed: {type(error).__name__}: {first}")

@@ -21,6 +21,7 @@ from tintlab.evaluation.validate import validate
 from tintlab.model.artifact import save_model
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.checkpoints import Checkpoints
+from tintlab.training.failures import TrainingStopped
 from tintlab.training.loop import Progress, Report, train
 from tintlab.training.perceptual import require_trunk
 
@@ -79,11 +80,12 @@ def train_tracked(
     request: RunRequest,
     on_report: Callable[[Report, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train to the end, from the newest checkpoint of this identity if there is one.
 
     Args: on_report: called on every rank after each validation with the report and the run's id;
-        on_progress: called on rank 0 at every step.
+        on_progress: called on rank 0 at every step; stop: asked before every step, on every rank.
     Raises: what the loop raises; the run is then FAILED, or KILLED if it was told to stop.
     """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
@@ -124,11 +126,12 @@ def train_tracked(
             report=reported,
             resume=Checkpoints(folder).newest(),
             progress=progressed if rank == 0 else None,
+            stop=stop,
         )
         outcome = Outcome(run_id, str(folder / "model"), metrics, config.training.steps)
         if run:
             _finish(run, folder, outcome, config, shards)
-    except (SystemExit, KeyboardInterrupt):  # stopped early by the scheduler, or by the user
+    except (SystemExit, KeyboardInterrupt, TrainingStopped):  # by the scheduler, or by the user
         if run:
             run.close("KILLED", timeout_s=FLUSH_TIMEOUT_S)
         raise

@@ -1,0 +1,149 @@
+"""The board: a small actor between the workers of one training and its driver.
+
+Workers write how far they are and what ended them; the driver writes that they should stop.
+"""
+
+import faulthandler
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from tintlab.errors import TintlabError
+from tintlab.training.loop import Progress
+
+STDERR = 2
+
+WATCH_EVERY_S = 0.25
+"""How often driver and workers look at the board."""
+
+
+class Board:
+    """The actor."""
+
+    def __init__(self) -> None:
+        self._latest: Progress | None = None
+        self._stop = False
+        self._failure: TintlabError | None = None
+        self._attempts = 0
+
+    def begin(self, first: bool) -> TintlabError | None:
+        """A worker starts; what ended the attempt before, if that is final.
+
+        Args: first: it is rank 0, of which each attempt has one.
+        """
+        self._attempts += first
+        return self._failure
+
+    def write(self, progress: Progress) -> None:
+        """Keep the newest progress."""
+        self._latest = progress
+
+    def read(self) -> tuple[Progress | None, int]:
+        """The newest progress, and how often workers were started."""
+        return self._latest, self._attempts
+
+    def fail(self, error: TintlabError) -> None:
+        """No further attempt will go better than this one."""
+        self._failure = self._failure or error
+
+    def ask_to_stop(self) -> None:
+        """Let the workers stop after the step they are at."""
+        self._stop = True
+
+    def asked_to_stop(self) -> bool:
+        """Whether they should."""
+        return self._stop
+
+
+class BoardLink:
+    """A worker's end of the board; costs a step nothing but now and then a message."""
+
+    def __init__(self, board: Any, rank: int, hang_timeout_s: float) -> None:
+        self._board, self._first, self._timeout_s = board, rank == 0, hang_timeout_s
+        self._armed_s = self._wrote_s = self._asked_s = -WATCH_EVERY_S
+        self._answer: Any = None
+        self._stop = False
+        self.alive()
+
+    def begin(self) -> TintlabError | None:
+        """Say that this worker starts; what ended the attempt before, if that is final."""
+        import ray
+
+        failure: TintlabError | None = ray.get(self._board.begin.remote(self._first))
+        return failure
+
+    def alive(self) -> None:
+        """Put off the end of this process, which comes `hang_timeout_s` after the last call."""
+        now_s = time.monotonic()
+        if now_s - self._armed_s >= WATCH_EVERY_S:
+            self._armed_s = now_s
+            # A thread of C, so that it works whatever holds Python up; it prints where that was.
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
+
+    def show(self, progress: Progress) -> None:
+        """Tell the driver how far training is."""
+        now_s = time.monotonic()
+        if now_s - self._wrote_s >= WATCH_EVERY_S or progress.step == progress.total_steps:
+            self._wrote_s = now_s
+            self._board.write.remote(progress)
+
+    def asked_to_stop(self) -> bool:
+        """Whether the driver has asked for it; the question is answered by a later call."""
+        import ray
+
+        self.alive()
+        if self._first and not self._stop:
+            if self._answer is not None:
+                if ray.wait([self._answer], timeout=0)[0]:
+                    self._stop, self._answer = ray.get(self._answer), None
+            elif time.monotonic() - self._asked_s >= WATCH_EVERY_S:
+                self._asked_s = time.monotonic()
+                self._answer = self._board.asked_to_stop.remote()
+        return self._stop
+
+    def fail(self, error: TintlabError) -> None:
+        """Tell the next attempt, and the driver, that none will go better."""
+        import ray
+
+        ray.get(self._board.fail.remote(error))
+
+    def close(self) -> None:
+        """The work of this process is done; it may take its time from now on."""
+        faulthandler.cancel_dump_traceback_later()
+
+
+@dataclass
+class _Shown:
+    """What of the board was shown already."""
+
+    step: int = -1
+    attempts: int = 1
+
+
+def watch(
+    board: Any,
+    show: Callable[[Progress], None] | None,
+    notice: Callable[[str], None],
+    done: Event,
+) -> None:
+    """Tell what is on the board as it comes, until `done`; for a thread of the driver."""
+    import ray
+
+    shown = _Shown()
+    while not done.wait(WATCH_EVERY_S):
+        try:
+            progress, attempts = ray.get(board.read.remote(), timeout=5)
+        except (ray.exceptions.RayError, TimeoutError):
+            continue
+        if attempts > shown.attempts:
+            shown.attempts = attempts
+            where = f"after step {progress.step}" if progress else "before the first step"
+            notice(
+                f"a worker died or hung {where}; going on from the newest checkpoint "
+                f"(restart {attempts - 1})"
+            )
+        if show and progress and progress.step != shown.step:
+            shown.step = progress.step
+            show(progress)

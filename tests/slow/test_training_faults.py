@@ -1,0 +1,237 @@
+"""Workers, drivers and data that die, hang, are stopped or altered while training."""
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from figures import Figure
+from mlflow import MlflowClient
+from training_process import (
+    checkpoint,
+    data_set,
+    ended,
+    kill_group,
+    learned,
+    ran,
+    start,
+    wait_until,
+    workers,
+)
+
+from tintlab.training.checkpoints import read_state
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+PART = "Training"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return data_set(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def through(shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nobody disturbed."""
+    workspace = tmp_path_factory.mktemp("through") / "workspace"
+    done = ran(workspace, shards)
+    assert done.code == 0, done.err
+    return workspace
+
+
+def runs(workspace: Path) -> list[tuple[str, str]]:
+    """Id and status of every run in the workspace."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{workspace}/mlflow.db")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return [(run.info.run_id, run.info.status) for run in client.search_runs(experiments)]
+
+
+def points(workspace: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every metric of the one run that is no time or speed or measure of the machine."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{workspace}/mlflow.db")
+    [(run_id, _)] = runs(workspace)
+    names = client.get_run(run_id).data.metrics
+    return {
+        name: sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
+        for name in names
+        if not name.startswith(("perf/", "system/"))
+    }
+
+
+def test_twenty_kills_of_the_worker_change_no_bit(
+    shards: str, through: Path, tmp_path: Path, figure: Figure
+) -> None:
+    workspace, draw = tmp_path / "workspace", random.Random(0)
+    began_s = time.monotonic()
+    process = start(workspace, shards, "--training.max-restarts", "25")
+    kills: set[int] = set()
+    while len(kills) < 20 and process.poll() is None:
+        alive = [pid for pid in workers(process.pid) if pid not in kills]
+        if not alive:
+            time.sleep(0.05)
+            continue
+        # A quarter while it starts; the others once it has made progress, so that there is some.
+        if draw.random() < 0.75:
+            known = sorted((workspace / "checkpoints").rglob("manifest.json"))
+            deadline_s = time.monotonic() + 20
+            while (
+                process.poll() is None
+                and alive[0] in workers(process.pid)
+                and time.monotonic() < deadline_s
+                and sorted((workspace / "checkpoints").rglob("manifest.json")) == known
+            ):
+                time.sleep(0.02)
+        time.sleep(draw.uniform(0.0, 0.4))
+        try:
+            os.kill(alive[0], signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        kills.add(alive[0])
+    done = ended(process)
+    wall_s = time.monotonic() - began_s
+    differing = sum(learned(workspace)[name] != value for name, value in learned(through).items())
+    restarts = re.findall(r"restart (\d+)", done.err)
+    figure(
+        PART,
+        f"the worker killed {len(kills)} times (SIGKILL) in one training of 200 steps",
+        f"{differing} of 3 tensor files differ from an uninterrupted run's; "
+        f"{len(restarts)} restarts in {wall_s:.0f} s",
+        "0",
+    )
+    assert done.code == 0, done.err
+    assert len(kills) == 20
+    assert differing == 0
+    assert [status for _, status in runs(workspace)] == ["FINISHED"]
+    assert points(workspace) == points(through)
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(
+    shards: str, through: Path, tmp_path: Path, figure: Figure
+) -> None:
+    workspace = tmp_path / "workspace"
+    process = start(workspace, shards)
+    wait_until(lambda: len(list((workspace / "checkpoints").rglob("manifest.json"))) >= 2)
+    time.sleep(0.3)
+    kill_group(process)
+    before = read_state(checkpoint(workspace)).step
+    done = ran(workspace, shards)
+    found = runs(workspace)
+    differing = sum(learned(workspace)[name] != value for name, value in learned(through).items())
+    figure(
+        PART,
+        f"driver and Ray killed after step {before}, the command given again",
+        f"{differing} of 3 tensor files differ, {len(found)} MLflow run",
+        "0, 1",
+    )
+    assert done.code == 0, done.err
+    assert 0 < before < 200
+    assert differing == 0
+    assert [status for _, status in found] == ["FINISHED"]
+    assert points(workspace) == points(through)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_polite_stop_loses_no_step(
+    shards: str, through: Path, tmp_path: Path, figure: Figure, number: signal.Signals, code: int
+) -> None:
+    workspace = tmp_path / "workspace"
+    process = start(workspace, shards)
+    wait_until(lambda: (workspace / "checkpoints").exists() and any(workspace.rglob("step-*")))
+    asked_s = time.monotonic()
+    process.send_signal(number)
+    stopped = ended(process)
+    took_s = time.monotonic() - asked_s
+    said = re.search(r"stopped after step (\d+) of 200", stopped.err)
+    assert said, stopped.err
+    kept = read_state(checkpoint(workspace)).step
+    assert [status for _, status in runs(workspace)] == ["KILLED"]
+    done = ran(workspace, shards)
+    differing = sum(learned(workspace)[name] != value for name, value in learned(through).items())
+    figure(
+        PART,
+        f"{number.name} after step {kept}, the command given again",
+        f"{int(said[1]) - kept} steps lost, exit code {stopped.code} after {took_s:.1f} s, "
+        f"{differing} of 3 tensor files differ",
+        f"0, {code} within 30 s, 0",
+    )
+    assert int(said[1]) == kept
+    assert stopped.code == code
+    assert took_s < 30
+    assert done.code == 0, done.err
+    assert differing == 0
+    assert [status for _, status in runs(workspace)] == ["FINISHED"]
+    assert points(workspace) == points(through)
+
+
+def test_a_hung_worker_is_found_and_started_again(
+    shards: str, through: Path, tmp_path: Path, figure: Figure
+) -> None:
+    timeout_s = 20.0
+    workspace = tmp_path / "workspace"
+    process = start(workspace, shards, "--training.hang-timeout-s", str(timeout_s))
+    wait_until(lambda: (workspace / "checkpoints").exists() and any(workspace.rglob("step-*")))
+    [worker] = workers(process.pid)
+    os.kill(worker, signal.SIGSTOP)
+    hung_s = time.monotonic()
+    wait_until(lambda: worker not in workers(process.pid))
+    found_s = time.monotonic() - hung_s
+    done = ended(process)
+    differing = sum(learned(workspace)[name] != value for name, value in learned(through).items())
+    figure(
+        PART,
+        f"the worker stopped (SIGSTOP), training.hang_timeout_s={timeout_s:g}",
+        f"found after {found_s:.0f} s; {differing} of 3 tensor files differ",
+        f"at most {2 * timeout_s:g} s, 0",
+    )
+    assert done.code == 0, done.err
+    assert "died or hung" in done.err
+    assert found_s <= 2 * timeout_s
+    assert differing == 0
+
+
+def test_a_diverging_training_ends_at_once_and_is_not_tried_again(
+    shards: str, tmp_path: Path, figure: Figure
+) -> None:
+    workspace = tmp_path / "workspace"
+    wild = ["--schedule.peak-lr", "1", "--schedule.kind", "constant", "--optimizer.clip-norm"]
+    done = ran(workspace, shards, *wild, "1e30", "--training.eval-every-steps", "1")
+    found = re.search(r"diverged at step (\d+): (.*?) is", done.err)
+    assert found, done.err
+    finite = all(
+        all(abs(value) < float("inf") for value in read_state(path).metrics.values())
+        for path in (workspace / "checkpoints").rglob("step-*")
+    )
+    restarts = done.err.count("restart")
+    figure(
+        PART,
+        f"a learning rate of 1 without clipping: {found[2]} is not finite at step {found[1]}",
+        f"{restarts} more tries, kept checkpoints {'' if finite else 'not '}finite, "
+        f"run {runs(workspace)[0][1]}",
+        "0, finite, FAILED",
+    )
+    assert (done.code, restarts, finite) == (1, 0, True)
+    assert [status for _, status in runs(workspace)] == ["FAILED"]
+
+
+def test_a_shard_altered_while_training_is_named(tmp_path: Path, figure: Figure) -> None:
+    workspace, folder = tmp_path / "workspace", tmp_path / "shards"
+    shards = data_set(folder)
+    done = ran(workspace, shards, "--training.steps", "20")
+    assert done.code == 0, done.err
+    [shard] = folder.glob("shard-*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    again = ran(workspace, shards, "--name", "again", "--json")
+    error = json.loads(again.out)["error"]
+    figure(
+        PART,
+        "a shard cut short before a training",
+        f"exit code {again.code}: {error['message'].replace(str(folder), 'SHARDS')}",
+        "7, naming the file",
+    )
+    assert again.code == 7
+    assert shard.name in error["message"]
