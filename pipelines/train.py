@@ -23,11 +23,7 @@ def main(command: Command) -> Result:
     """Train to the last step."""
     config = command.experiment
     if command.dry_run:
-        from tintlab.data.shards import open_shards
-
-        fingerprint = open_shards(command.shards_uri).manifest.fingerprint
-        data = {"config": config.model_dump(), "data_fingerprint": fingerprint}
-        return Result(data, to_json(config) + f"data set {fingerprint}")
+        return planned(command)
     from tintlab.cluster import connect
     from tintlab.training.fit import fit, line_of
     from tintlab.training.tracked import RunRequest
@@ -37,15 +33,25 @@ def main(command: Command) -> Result:
     with connect(command.place), ProgressLine() as line:
         outcome = fit(
             config,
-            command.place,
-            command.shards_uri,
-            request,
+            *(command.place, command.shards_uri, request),
             on_progress=lambda progress: line.show(line_of(progress)),
             on_notice=lambda text: line.show(text, final=True),
         )
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
     text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
     return Result(asdict(outcome), f"{text}\n\ntintlab promote --run {outcome.run_id}")
+
+
+def planned(command: Command) -> Result:
+    """What it would take, from a few steps that are thrown away."""
+    from tintlab.data.shards import open_shards
+    from tintlab.training.probe import probe
+
+    shards = open_shards(command.shards_uri)
+    estimate = probe(command.experiment, shards)
+    of_data = {"data_fingerprint": shards.manifest.fingerprint}
+    data = {"config": command.experiment.model_dump(), **of_data, **asdict(estimate)}
+    return Result(data, f"{to_json(command.experiment)}{estimate.text}")
 
 
 if __name__ == "__main__":

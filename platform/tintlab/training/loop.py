@@ -114,7 +114,7 @@ def train(
         IntegrityError: `resume` is damaged.
         EnvironmentFault: no GPU where one is asked for, or a checkpoint cannot be written.
     """
-    device = _device(config.training)
+    device = training_device(config.training)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         course = _Course(config, shards, folder, device)
         return course.run(
@@ -319,8 +319,11 @@ class _Course:
         self.workers.wait()
 
 
-def _device(training: TrainingConfig) -> torch.device:
-    """The CPU, or the GPU that the launcher has made this process's current one."""
+def training_device(training: TrainingConfig) -> torch.device:
+    """The CPU, or the GPU that the launcher has made this process's current one.
+
+    Raises: EnvironmentFault: a GPU is asked for, and this process sees none.
+    """
     if training.gpus_per_worker == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
