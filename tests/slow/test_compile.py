@@ -26,5 +26,6 @@ def test_a_compiled_loss_learns_the_same(tmp_path, figure):
     # The checkpoint is of the model, not of what it was compiled to.
     kept = read(Checkpoints(tmp_path / "compiled").at(10))
     assert not any("_orig_mod" in name for name in kept.weights)
-    resumed = run(config, shards, tmp_path / "compiled", Checkpoints(tmp_path / "compiled").newest())
+    newest = Checkpoints(tmp_path / "compiled").newest()
+    resumed = run(config, shards, tmp_path / "compiled", newest)
     assert tensors(resumed.reports[-1].checkpoint)[WEIGHTS]

@@ -6,9 +6,11 @@ Workers write how far they are and what ended them; the driver writes that they 
 import faulthandler
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
+
+import psutil
 
 from tintlab.errors import TintlabError
 from tintlab.training.loop import Progress
@@ -19,11 +21,25 @@ WATCH_EVERY_S = 0.25
 """How often driver and workers look at the board."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a driver sees on the board."""
+
+    latest: Progress | None
+    attempts: int
+    """How often workers were started."""
+    began_s: float
+    """When they were first, as time.time(); 0 before."""
+    first_step_s: float
+    """When the first step was done."""
+
+
 class Board:
     """The actor."""
 
     def __init__(self) -> None:
         self._latest: Progress | None = None
+        self._began_s = self._first_step_s = 0.0
         self._stop = False
         self._failure: TintlabError | None = None
         self._attempts = 0
@@ -34,15 +50,17 @@ class Board:
         Args: first: it is rank 0, of which each attempt has one.
         """
         self._attempts += first
+        self._began_s = self._began_s or time.time()
         return self._failure
 
     def write(self, progress: Progress) -> None:
         """Keep the newest progress."""
         self._latest = progress
+        self._first_step_s = self._first_step_s or time.time()
 
-    def read(self) -> tuple[Progress | None, int]:
-        """The newest progress, and how often workers were started."""
-        return self._latest, self._attempts
+    def read(self) -> Seen:
+        """What is on it."""
+        return Seen(self._latest, self._attempts, self._began_s, self._first_step_s)
 
     def fail(self, error: TintlabError) -> None:
         """No further attempt will go better than this one."""
@@ -114,14 +132,6 @@ class BoardLink:
         faulthandler.cancel_dump_traceback_later()
 
 
-@dataclass
-class _Shown:
-    """What of the board was shown already."""
-
-    step: int = -1
-    attempts: int = 1
-
-
 def watch(
     board: Any,
     show: Callable[[Progress], None] | None,
@@ -131,19 +141,27 @@ def watch(
     """Tell what is on the board as it comes, until `done`; for a thread of the driver."""
     import ray
 
-    shown = _Shown()
+    called_s = time.time()
+    shown = Seen(None, 1, 0.0, 0.0)
     while not done.wait(WATCH_EVERY_S):
         try:
-            progress, attempts = ray.get(board.read.remote(), timeout=5)
+            seen: Seen = ray.get(board.read.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             continue
-        if attempts > shown.attempts:
-            shown.attempts = attempts
-            where = f"after step {progress.step}" if progress else "before the first step"
+        if seen.first_step_s and not shown.first_step_s:
+            started_s = psutil.Process().create_time()
+            notice(
+                f"first step after {seen.first_step_s - started_s:.1f} s: "
+                f"Python and Ray {called_s - started_s:.1f}, "
+                f"workers {seen.began_s - called_s:.1f}, "
+                f"photos, model and step {seen.first_step_s - seen.began_s:.1f}"
+            )
+        if seen.attempts > shown.attempts:
+            where = f"after step {seen.latest.step}" if seen.latest else "before the first step"
             notice(
                 f"a worker died or hung {where}; going on from the newest checkpoint "
-                f"(restart {attempts - 1})"
+                f"(restart {seen.attempts - 1})"
             )
-        if show and progress and progress.step != shown.step:
-            shown.step = progress.step
-            show(progress)
+        if show and seen.latest and seen.latest != shown.latest:
+            show(seen.latest)
+        shown = replace(seen, attempts=max(1, seen.attempts))
