@@ -45,6 +45,7 @@ from tintlab.training.optimizer import adamw, update_ema
 
 STEPS, WARM_UP_STEPS = 200, 40
 QUICK_STEPS = 80
+STARTED = r"first step after ([\d.]+) s: .*?([\d.]+), .*?([\d.]+), .*?([\d.]+)"
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
 
