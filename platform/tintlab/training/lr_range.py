@@ -12,20 +12,22 @@ sec. 3.3 (with a linear rise); fastai's LRFinder (exponential rise, end at 4 tim
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from tintlab.config import ExperimentConfig
+from tintlab.data.batches import train_batches
 from tintlab.data.shards import Shards
 from tintlab.errors import ConfigError
-from tintlab.training.loop import Progress, TrainingDiverged, _Course, _device
+from tintlab.training.failures import TrainingDiverged
+from tintlab.training.learner import Learner
+from tintlab.training.loop import Progress, training_device
+from tintlab.training.workers import Workers
 
 LEAST_STEPS = 20
 """Fewer points are not a curve."""
@@ -142,28 +144,25 @@ def range_test(
         EnvironmentFault: no GPU where one is asked for.
     """
     training = config.training
-    parts = training.accumulation * training.workers
-    config = config.replaced({"training.workers": 1, "training.accumulation": parts})
-    device = _device(training)
+    device = training_device(training)
     points: list[Point] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        course = _Course(config, shards, Path(os.devnull), device)  # no checkpoint can be written
-        forward, batches = course._forward(), course._batches()
+        learner = Learner(config, shards.manifest.ab, device, Workers(0, 1))
+        batches = train_batches(shards, config.data, learner.images_per_pass, training.seed)
         average = lowest = math.inf
         start = time.perf_counter()
         for step in range(rise.steps):
             lr = rise.rate(step)
-            try:
-                totals = course._optimize(forward, batches, lr)
-            except TrainingDiverged as diverged:
+            taken = learner.optimize(batches, step, lr)
+            if taken.problem and not taken.overflow:
                 if not points:
-                    raise
-                return Curve(tuple(points), f"{diverged.term} was not a finite number")
-            course.step = step + 1
-            loss = totals["loss"] / training.batch_size
-            points.append(Point(course.step, lr, loss))
-            images_per_s = course.step * training.batch_size / (time.perf_counter() - start)
-            on_step(Progress(course.step, rise.steps, loss, lr, images_per_s))
+                    raise TrainingDiverged(1, taken.problem, taken.problem_value, lr, None)
+                return Curve(tuple(points), f"{taken.problem} was not a finite number")
+            loss = taken.totals["loss"] / training.batch_size
+            points.append(Point(step + 1, lr, loss))
+            images_per_s = (step + 1) * training.batch_size / (time.perf_counter() - start)
+            eta_s = (rise.steps - step - 1) * training.batch_size / images_per_s
+            on_step(Progress(step + 1, rise.steps, loss, lr, images_per_s, eta_s))
             average = AVERAGING * average + (1 - AVERAGING) * loss if step else loss
             lowest = min(lowest, average)
             if average > DIVERGED * lowest:
