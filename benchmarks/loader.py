@@ -40,12 +40,13 @@ from side_by_side import interleaved, report, show
 from torch.utils.data import DataLoader, Dataset
 
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import DataConfig, Workspace
+from tintlab.config import Workspace
 from tintlab.data.augment import Place
 from tintlab.data.batches import Stream, train_batches
 from tintlab.data.decoding.images import resize
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import EnvironmentFault, TintlabError
+from tintlab.settings import DataConfig
 
 CROP_PX, BATCH, SHORT_PX = 64, 64, 256
 CONFIG = DataConfig(crop_px=CROP_PX, flip=False, loader_threads=0)

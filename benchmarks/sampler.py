@@ -33,10 +33,10 @@ import torch
 from side_by_side import interleaved, report
 from torch import Tensor, nn
 
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.noise import gumbel_row
 from tintlab.model.sampler import choose, sample
+from tintlab.settings import BinsConfig, ModelConfig
 
 FORWARDS = 2
 GRIDS, BATCHES = (16, 32, 64), (1, 16)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tintlab.config import DataConfig
 from tintlab.data.augment import (
     AB_LIMIT,
     Place,
@@ -22,6 +21,7 @@ from tintlab.data.augment import (
     random_rotation,
 )
 from tintlab.data.shards import Photo
+from tintlab.settings import DataConfig
 
 Change = Callable[[Photo, np.random.Generator], Photo]
 CHANGES: dict[str, Change] = {

@@ -14,7 +14,6 @@ import pytest
 import torch
 from lab_data_set import noise, row_of, write_data_set
 
-from tintlab.config import DataConfig
 from tintlab.data.batches import (
     AHEAD,
     WINDOW_GROUPS,
@@ -26,6 +25,7 @@ from tintlab.data.batches import (
 )
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, IntegrityError
+from tintlab.settings import DataConfig
 
 TRAIN, VAL = 23, 7
 DATA = DataConfig(crop_px=16)

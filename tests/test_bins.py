@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tintlab.color.bins import AB_LIMIT, Bins, FactoredBins, JointBins, make_bins
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import BinsConfig
+from tintlab.settings import BinsConfig
 
 FACTORED = FactoredBins(per_channel=32)
 JOINT = JointBins(step=10.0)

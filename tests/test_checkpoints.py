@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from tintlab.config import ExperimentConfig, OptimizerConfig
+from tintlab.config import ExperimentConfig
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import OptimizerConfig
 from tintlab.training.checkpoints import (
     EMA,
     MANIFEST,

@@ -12,7 +12,6 @@ from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 
 from tintlab.color.lab import lab_to_srgb, out_of_gamut, srgb_to_lab
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
 from tintlab.model.colorizer import Colorizer
@@ -24,6 +23,7 @@ from tintlab.serving.colorize import (
     colorize_photo,
     small_copy,
 )
+from tintlab.settings import BinsConfig, ModelConfig
 
 SHORT_SIDE_PX = 16
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tintlab.config import ExperimentConfig, ModelConfig, Workspace, load_config, to_json
+from tintlab.config import ExperimentConfig, Workspace, load_config, to_json
 from tintlab.errors import ConfigError
+from tintlab.settings import ModelConfig
 
 
 def test_the_logged_form_loads_back_to_the_same_config(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from skimage.data import astronaut, chelsea, coffee
 from torch import distributed, multiprocessing
 
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import BinsConfig, EvaluationConfig, ExperimentConfig, ModelConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.batches import eval_batches
 from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, fingerprint
 from tintlab.data.shard_format.rows import make_row
@@ -42,6 +42,7 @@ from tintlab.evaluation.ladder import (
 from tintlab.evaluation.metrics import colorfulness, psnr_db
 from tintlab.evaluation.validate import validate
 from tintlab.model.colorizer import Colorizer, Logits
+from tintlab.settings import BinsConfig, EvaluationConfig, ModelConfig
 from tintlab.tracking.evaluations import flat_metrics
 from tintlab.training.perceptual import RANDOM_FEATURES, PerceptualDistance
 

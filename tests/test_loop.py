@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from small_shards import small_shards
 
-from tintlab.config import ExperimentConfig, TrainingConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, TintlabError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import TrainingConfig
 from tintlab.training.checkpoints import EMA, MANIFEST, OPTIMIZER, WEIGHTS, Checkpoints, read_state
 from tintlab.training.failures import (
     OutOfMemory,

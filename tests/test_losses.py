@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tintlab.color.bins import make_bins
-from tintlab.config import BinsConfig, ExperimentConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.shard_format.ab_statistics import BINS, AbStatistics, merged
 from tintlab.errors import ConfigError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import BinsConfig
 from tintlab.training.losses import bits_per_dim, pixel_huber, smoothed_nats, token_nats
 from tintlab.training.objective import Objective
 from tintlab.training.rebalance import color_histogram, color_weights

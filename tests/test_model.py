@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.model.attention import Rotation, attention_places, grid_rotation, rotate
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import BinsConfig, ModelConfig
 
 FACTORED = BinsConfig(kind="factored", per_channel=8)
 JOINT = BinsConfig(kind="joint", joint_step=40)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tintlab.config import BinsConfig, ModelConfig, OptimizerConfig
 from tintlab.errors import IntegrityError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import BinsConfig, ModelConfig, OptimizerConfig
 from tintlab.training.optimizer import adamw, ema_decay, load_moments, moments_by_name, update_ema
 
 

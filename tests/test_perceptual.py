@@ -9,10 +9,11 @@ import torch
 import torchvision
 from small_shards import small_shards
 
-from tintlab.config import ExperimentConfig, LossConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.shards import open_shards
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import LossConfig
 from tintlab.training import perceptual
 from tintlab.training.loop import train
 from tintlab.training.objective import Objective

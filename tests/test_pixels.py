@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from lab_data_set import noise, row_of, write_data_set
 
-from tintlab.config import DataConfig
 from tintlab.data.batches import Batch, train_batches
 from tintlab.data.prepare_config import Compression
 from tintlab.data.shard_format import pixels
@@ -19,6 +18,7 @@ from tintlab.data.shard_format.mapped_pixels import mapped_file, mapped_pixels
 from tintlab.data.shard_format.pixels import GroupPixels, LocalDisk, Memory
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import IntegrityError
+from tintlab.settings import DataConfig
 
 PHOTOS = 6
 ParquetWriter = pq.ParquetWriter

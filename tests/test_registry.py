@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tintlab.config import ExperimentConfig, ModelConfig, Workspace
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.model.artifact import load_model, save_model
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import ModelConfig
 from tintlab.tracking.registry import champion, download, register, set_alias, version_of
 from tintlab.tracking.runs import open_run
 from tintlab.tracking.store import connect, ensure_store

@@ -4,7 +4,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from tintlab.config import TrainingConfig
+from tintlab.settings import TrainingConfig
 from tintlab.sweep.run import result_of, rung_steps, scheduler_of
 from tintlab.sweep.space import SearchSpace
 from tintlab.training.loop import Report

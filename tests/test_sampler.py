@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.errors import ConfigError, IntegrityError
 from tintlab.model import sampler as sampler_module
 from tintlab.model.cached_decoder import CachedDecoder
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.noise import gumbel_noise, gumbel_row
 from tintlab.model.sampler import best_of, choose, sample, sample_many
+from tintlab.settings import BinsConfig, ModelConfig
 from tintlab.training.losses import bits_per_dim
 
 BINS = {

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
 )
 
-from tintlab.config import ExperimentConfig, ScheduleConfig
+from tintlab.config import ExperimentConfig
 from tintlab.errors import ConfigError
+from tintlab.settings import ScheduleConfig
 from tintlab.training.schedule import ends_cycle, evaluates_after, learning_rate
 
 KINDS = (

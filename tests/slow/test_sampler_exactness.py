@@ -11,10 +11,10 @@ import torch
 from figures import Figure
 from torch import Tensor
 
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.noise import gumbel_noise
 from tintlab.model.sampler import sample
+from tintlab.settings import BinsConfig, ModelConfig
 
 IMAGES, BATCH, SEEDS = 1000, 125, (0, 1, 2)
 ROWS, COLUMNS = 6, 5

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import BinsConfig
+from tintlab.settings import BinsConfig
 
 # Bins cover [-110, 110] in a and b: all of sRGB, whose largest coordinate is b = -107.9 (blue).
 AB_LIMIT = 110.0

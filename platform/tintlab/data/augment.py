@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from tintlab.config import DataConfig
 from tintlab.data.shards import Photo
+from tintlab.settings import DataConfig
 
 AB_LIMIT = 110.0
 """Largest |a| and |b| that bins cover; a more colourful pixel loses chroma and keeps its hue."""

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from tintlab.config import DataConfig
 from tintlab.data.augment import Place, augmented, centre_place, cut, margin_px, random_place
 from tintlab.data.shard_format.encoding import from_planes
 from tintlab.data.shards import Photo, Shards
 from tintlab.errors import ConfigError
+from tintlab.settings import DataConfig
 
 WINDOW_GROUPS = 32
 """Row groups that are mixed with one another: together half of what a reader caches."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tintlab.config import Settings
+from tintlab.settings import Settings
 
 Compression = Literal["none", "zstd"]
 

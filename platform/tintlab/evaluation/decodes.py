@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from tintlab.config import EvaluationConfig
 from tintlab.data.batches import Batch
 from tintlab.errors import EnvironmentFault
 from tintlab.evaluation.ladder import evaluating
@@ -37,6 +36,7 @@ from tintlab.evaluation.metrics import (
 from tintlab.evaluation.picture import grey_from, rgb_from
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import sample, sample_many
+from tintlab.settings import EvaluationConfig
 from tintlab.training.perceptual import TRUNK_FILES, PerceptualDistance, metric_name
 
 DECODES = ("sampled", "greedy", "parallel_mean", "ceiling_grid", "ceiling")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
-from tintlab.config import EvaluationConfig, ExperimentConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import Shards
 from tintlab.data.storage import resolve
@@ -35,6 +35,7 @@ from tintlab.evaluation.ladder import Ladder, evaluating, ladder
 from tintlab.evaluation.picture import Triple, grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import sample
+from tintlab.settings import EvaluationConfig
 
 PER_IMAGE_FILE = "per_image.parquet"
 SUMMARY_FILE = "summary.json"

@@ -23,12 +23,12 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tintlab.config import EvaluationConfig
 from tintlab.data.batches import Batch, eval_batches
 from tintlab.data.shards import Shards
 from tintlab.errors import EnvironmentFault
 from tintlab.evaluation.calibration import Calibration
 from tintlab.model.colorizer import Colorizer, evaluation_mode
+from tintlab.settings import EvaluationConfig
 from tintlab.training.losses import DIMENSIONS, bits_per_dim
 
 LEVELS = 32

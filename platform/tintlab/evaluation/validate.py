@@ -11,7 +11,6 @@ import torch
 from jaxtyping import UInt8
 from torch import distributed
 
-from tintlab.config import EvaluationConfig
 from tintlab.data.batches import eval_batches
 from tintlab.data.shards import Shards
 from tintlab.evaluation.evaluate import paint
@@ -25,6 +24,7 @@ from tintlab.evaluation.metrics import (
 )
 from tintlab.evaluation.picture import strip
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import EvaluationConfig
 
 PANEL_METRICS = ("val/psnr_db", "val/ssim", "val/colorfulness_ratio")
 """What is measured on the panel's photos only."""

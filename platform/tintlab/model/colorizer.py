@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tintlab.color.bins import Bins, make_bins
-from tintlab.config import BinsConfig, ModelConfig
 from tintlab.model.decoder import ColorDecoder
 from tintlab.model.encoder import GrayEncoder
 from tintlab.model.heads import ParallelHead
 from tintlab.model.upsampler import Upsampler, make_upsampler
+from tintlab.settings import BinsConfig, ModelConfig
 
 
 class Logits(NamedTuple):

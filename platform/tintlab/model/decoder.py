@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tintlab.config import ModelConfig
 from tintlab.model.attention import SelfAttention, attention_places, grid_rotation
 from tintlab.model.heads import ColorHead
 from tintlab.model.recompute import called
+from tintlab.settings import ModelConfig
 
 
 def shift_right(x: Float[Tensor, "B h w D"]) -> Float[Tensor, "B h w D"]:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tintlab.config import ModelConfig
 from tintlab.model.attention import SelfAttention, attention_places, grid_rotation
 from tintlab.model.recompute import called
+from tintlab.settings import ModelConfig
 
 DILATIONS = (1, 2, 4)
 """Dilation of successive blocks, repeated: 3 blocks reach 7 chroma positions each way, not 3."""

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tintlab.config import ModelConfig
 from tintlab.model.recompute import called
+from tintlab.settings import ModelConfig
 
 CELLS = 9
 """3 x 3 cells, centred on the one that the pixel lies in."""

@@ -17,9 +17,10 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tintlab.config import ExperimentConfig, TrainingConfig, Workspace
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.settings import TrainingConfig
 from tintlab.sweep.ledger import Ledger, TrialRecord
 from tintlab.sweep.report import live_line
 from tintlab.sweep.space import VARIANT, Question, SearchSpace

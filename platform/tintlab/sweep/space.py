@@ -37,8 +37,9 @@ from optuna.distributions import (
 )
 from pydantic import ConfigDict, Field
 
-from tintlab.config import ExperimentConfig, Settings, unknown_key
+from tintlab.config import ExperimentConfig, unknown_key
 from tintlab.errors import ConfigError
+from tintlab.settings import Settings
 
 VARIANT = "variant"
 """What the choice among the variants is called in trials, tables and starting points."""

@@ -27,10 +27,11 @@ import safetensors.torch
 from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from tintlab.config import ExperimentConfig, Settings
+from tintlab.config import ExperimentConfig
 from tintlab.data.storage import sync_to_disk
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import Settings
 from tintlab.training.workers import Tensors, fill
 
 FORMAT = "tintlab-checkpoint"

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 
-from tintlab.config import TrainingConfig
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError, TintlabError
+from tintlab.settings import TrainingConfig
 
 FailureClass = Literal[
     "out_of_memory", "non_finite", "data", "settings", "environment", "code", "infrastructure"

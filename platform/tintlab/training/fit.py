@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
-from tintlab.config import ExperimentConfig, TrainingConfig, Workspace
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
+from tintlab.settings import TrainingConfig
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import set_final_status
 from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink, watch

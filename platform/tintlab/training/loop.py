@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from tintlab.config import ExperimentConfig, TrainingConfig
+from tintlab.config import ExperimentConfig
 from tintlab.data.batches import Batch, train_batches
 from tintlab.data.shards import Shards
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
+from tintlab.settings import TrainingConfig
 from tintlab.training.checkpoints import (
     Checkpoints,
     SinceReport,

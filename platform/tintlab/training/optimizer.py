@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from tintlab.config import OptimizerConfig
 from tintlab.errors import IntegrityError
+from tintlab.settings import OptimizerConfig
 from tintlab.training.workers import Tensors, own_share, shared_like
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

@@ -21,8 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tintlab.config import LossConfig
 from tintlab.errors import EnvironmentFault, IntegrityError
+from tintlab.settings import LossConfig
 
 LEAST_SIDE_PX = 64
 """Smaller photos are enlarged: the trunks pool by 16 to 32, and see nothing in a few cells."""

@@ -28,7 +28,8 @@ import math
 
 import numpy as np
 
-from tintlab.config import ExperimentConfig, ScheduleConfig
+from tintlab.config import ExperimentConfig
+from tintlab.settings import ScheduleConfig
 
 
 def learning_rate(step: int, schedule: ScheduleConfig, total_steps: int) -> float:

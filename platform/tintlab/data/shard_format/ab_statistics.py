@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt16
 
-from tintlab.config import Settings
 from tintlab.data.shard_format.encoding import A_STEP, AB_OFFSET, B_STEP, L_STEP
+from tintlab.settings import Settings
 
 BIN_WIDTH = 10.0
 """Side of a histogram cell in ab units: the grid of Zhang et al. 2016."""

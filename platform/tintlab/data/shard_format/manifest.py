@@ -11,10 +11,11 @@ from typing import Any
 import fsspec
 from pydantic import Field, ValidationError
 
-from tintlab.config import Settings, first_problem
+from tintlab.config import first_problem
 from tintlab.data.shard_format.ab_statistics import AbStatistics
 from tintlab.data.storage import full_uri, written
 from tintlab.errors import EnvironmentFault, IntegrityError
+from tintlab.settings import Settings
 
 FORMAT = "tintlab-lab-shards"
 VERSION = 1

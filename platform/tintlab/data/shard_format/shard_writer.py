@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from tintlab.config import Settings
 from tintlab.data.prepare_config import Compression
 from tintlab.data.shard_format.ab_statistics import AbStatistics, merged
 from tintlab.data.shard_format.manifest import ShardEntry, Size
 from tintlab.data.shard_format.rows import Row
 from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.storage import HashedFile, hash_of
+from tintlab.settings import Settings
 
 SCHEMA = pa.schema(
     [
