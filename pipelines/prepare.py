@@ -39,11 +39,12 @@ def main(command: Command) -> Result:
         say(f"prepare: {out} is not guarded against a second preparation; run one at a time")
     with connect(command.place), ProgressLine() as line:
         report = prepare(sources, out, command.config, line.show, command.image_column)
-    rows = [[split, n, report.near_grey[split]] for split, n in report.splits.items()]
+    photos, grey, copies = report.splits, report.near_grey, report.copies
+    rows = [[split, photos[split], grey[split], copies[split]] for split in photos]
     text = (
         f"{report.inputs} inputs = {report.stored} stored + {report.duplicates} duplicates + "
         f"{report.quarantined} quarantined, in {out}\n"
-        + table(["split", "photos", "near-grey"], rows)
+        + table(["split", "photos", "near-grey", "copies"], rows)
     )
     if report.quarantined:
         text += "\n\n" + table(["quarantined", "files"], list(report.reasons.items()))

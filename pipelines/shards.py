@@ -44,9 +44,9 @@ def main(command: Command) -> Result:
 def _text(data: dict[str, Any]) -> str:
     splits = [[name, *map(_cell, row.values())] for name, row in data["splits"].items()]
     channels = [[name, *values.values()] for name, values in data["channels"].items()]
-    names = ["split", "photos", "near-grey", "height: least / median / most", "width", "chroma"]
+    names = ["split", "photos", "near-grey", "copies", "height: least / median / most", "width"]
     head = f"{data['uri']}\n{data['fingerprint']}\n{data['shards']} shards, {data['bytes']:,} bytes"
-    tables = [table(names, splits), table(["train pixels", "mean", "std"], channels)]
+    tables = [table([*names, "chroma"], splits), table(["train pixels", "mean", "std"], channels)]
     return "\n".join([head, *tables, data.get("contact_sheet", ""), data.get("ab_histogram", "")])
 
 

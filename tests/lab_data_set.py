@@ -1,7 +1,7 @@
 """Small data sets written without Ray, for tests of reading."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,13 @@ from PIL import Image
 
 from tintlab.data.prepare_config import Compression
 from tintlab.data.shard_format import manifest
-from tintlab.data.shard_format.manifest import Manifest, Parameters, QuarantineSummary, ShardEntry
+from tintlab.data.shard_format.copies import Copy, write_copies
+from tintlab.data.shard_format.manifest import (
+    Manifest,
+    Parameters,
+    QuarantineSummary,
+    ShardEntry,
+)
 from tintlab.data.shard_format.rows import Row, make_row
 from tintlab.data.shard_format.shard_writer import ShardWriter
 from tintlab.data.shard_format.split import RULE
@@ -44,8 +50,9 @@ def write_data_set(
     shards: Iterable[Iterable[Row]],
     near_grey_chroma: float = 0.0,
     compression: Compression = "none",
+    copies: Sequence[Copy] = (),
 ) -> Manifest:
-    """A data set with these shards."""
+    """A data set with these shards, and these copies across splits."""
     parameters: Parameters = {"near_grey_chroma": near_grey_chroma}
     fs, root = resolve(uri)
     entries, parts = [], []
@@ -59,6 +66,7 @@ def write_data_set(
         count = sum(parts[-1].counts.values())
         name = path.rsplit("/", 1)[1]
         entries.append(ShardEntry(name=name, rows=count, sha256=file.sha256, bytes=file.bytes))
+    summary = write_copies(fs, root, copies)
     smallest = {}
     for part in parts:
         smallest.update(part.smallest)  # good enough: the tests make equal shards
@@ -72,8 +80,9 @@ def write_data_set(
         },
         smallest=smallest,
         ab=parts[0].ab,
+        copies=summary,
         quarantine=QuarantineSummary(table=None, reasons={}),
-        fingerprint=manifest.fingerprint(parameters, entries),
+        fingerprint=manifest.fingerprint(parameters, entries, summary),
     )
     result.write(fs, root)
     return result

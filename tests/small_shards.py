@@ -6,7 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.shard_format.manifest import (
+    NO_COPIES,
+    Manifest,
+    QuarantineSummary,
+    fingerprint,
+)
 from tintlab.data.shard_format.rows import Row, make_row
 from tintlab.data.shard_format.shard_writer import ShardWriter, entry_of
 from tintlab.data.storage import resolve, written
@@ -35,7 +40,8 @@ def small_shards(folder: Path, seed: int = 0) -> str:
         counts=summary.counts,
         smallest=summary.smallest,
         ab=summary.ab,
+        copies=NO_COPIES,
         quarantine=QuarantineSummary(table=None, reasons={}),
-        fingerprint=fingerprint({}, shards),
+        fingerprint=fingerprint({}, shards, NO_COPIES),
     ).write(fs, root)
     return str(folder)

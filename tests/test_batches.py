@@ -255,7 +255,7 @@ def test_near_grey_photos_are_trained_on_only_if_asked_for(tmp_path: Path) -> No
         grey[2].id
     ]
     write_data_set(str(tmp_path / "grey"), [grey], near_grey_chroma=2.3)
-    with pytest.raises(ConfigError, match=r"all 2 train photos of .* are near-grey"):
+    with pytest.raises(ConfigError, match=r"all 2 train photos of .* 0 as copies .* near-grey"):
         train_batches(open_shards(str(tmp_path / "grey")), DATA, 1, 0)
 
 

@@ -19,7 +19,12 @@ from torch import distributed, multiprocessing
 from tintlab.color.lab import srgb_to_lab
 from tintlab.config import ExperimentConfig
 from tintlab.data.batches import eval_batches
-from tintlab.data.shard_format.manifest import Manifest, QuarantineSummary, fingerprint
+from tintlab.data.shard_format.manifest import (
+    NO_COPIES,
+    Manifest,
+    QuarantineSummary,
+    fingerprint,
+)
 from tintlab.data.shard_format.rows import make_row
 from tintlab.data.shard_format.shard_writer import ShardWriter, entry_of
 from tintlab.data.shard_format.split import RULE
@@ -75,8 +80,9 @@ def write_shards(folder: Path, photos: dict[str, list[np.ndarray]]) -> Shards:
         counts=summary.counts,
         smallest=summary.smallest,
         ab=summary.ab,
+        copies=NO_COPIES,
         quarantine=QuarantineSummary(table=None, reasons={}),
-        fingerprint=fingerprint({"made by": "test_evaluation"}, [entry]),
+        fingerprint=fingerprint({"made by": "test_evaluation"}, [entry], NO_COPIES),
     ).write(fs, str(folder))
     return open_shards(str(folder))
 

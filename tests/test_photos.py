@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from tintlab.data.photos import packaged_photos, write_packaged_photos
-from tintlab.data.shard_format.split import HASH_BITS, SPLIT_BITS, SPLITS, perceptual_hash, split_of
+from tintlab.data.shard_format.split import (
+    HASH_BITS,
+    SPLIT_BITS,
+    SPLITS,
+    perceptual_hash,
+    small_grey,
+    split_of,
+)
 from tintlab.data.shards import open_shards
 
 
@@ -82,7 +89,8 @@ def test_the_split_of_a_hash_never_changes() -> None:
 def test_a_flat_photo_does_not_hash_its_noise() -> None:
     generator = np.random.default_rng(0)
     noisy = generator.integers(126, 131, (200, 300, 3), dtype=np.uint8)
-    assert perceptual_hash(noisy) == perceptual_hash(np.full((50, 80, 3), 128, np.uint8)) == 0
+    flat = np.full((50, 80, 3), 128, np.uint8)
+    assert perceptual_hash(small_grey(noisy)) == perceptual_hash(small_grey(flat)) == 0
 
 
 @pytest.mark.parametrize("quality", [60, 75, 90])
@@ -94,4 +102,5 @@ def test_copies_of_a_photo_fall_in_its_split(quality: int, scale: float) -> None
         Image.fromarray(small).save(file, "JPEG", quality=quality)
         with Image.open(file) as image:
             copy = np.asarray(image)
-        assert split_of(perceptual_hash(copy)) == split_of(perceptual_hash(rgb)), name
+        splits = {split_of(perceptual_hash(small_grey(picture))) for picture in (copy, rgb)}
+        assert len(splits) == 1, name

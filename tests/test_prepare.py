@@ -69,7 +69,8 @@ def test_every_input_is_accounted_for(photos: Path, tmp_path: Path) -> None:
         "truncated": 1,
         "vanished": 1,
     }
-    assert lines[-1] == f"prepare: {20 * '█'} 26 of 26 photos"
+    assert lines[-2] == f"prepare: {20 * '█'} 26 of 26 photos"
+    assert lines[-1] == "prepare: looking for copies of photos of val and test"
     shards = open_shards(str(out))
     assert report.splits == shards.manifest.counts
     assert sum(report.splits.values()) == 21
@@ -268,7 +269,7 @@ def test_the_manifest_says_how_to_read_the_shards(photos: Path, tmp_path: Path) 
     prepare([str(photos)], str(out), CONFIG)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["format"] == "tintlab-lab-shards"
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     assert manifest["parameters"]["short_side_px"] == 32
     assert manifest["parameters"]["L_step"] == 0.0475
     assert set(manifest["smallest"]) <= {"train", "val", "test"}

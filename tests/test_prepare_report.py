@@ -295,10 +295,12 @@ def test_other_versions_and_other_things_are_left_alone(
 
     difference = refused(5, "--near-grey-chroma", "1", "--min-side-px", "20")
     assert "min_side_px is 16 there and 20 here, near_grey_chroma is 2.3 there" in difference
-    manifest.write_text(json.dumps({**good, "version": 2}))
-    assert "is of format tintlab-lab-shards version 2, and this tintlab reads" in refused(7)
+    manifest.write_text(json.dumps({**good, "version": 1}))
+    message = refused(7)
+    assert "is of format tintlab-lab-shards version 1, and this tintlab reads" in message
+    assert "delete the folder and run tintlab prepare again" in message
     manifest.write_text(json.dumps({**good, "format": "tintlab-checkpoint"}))
-    assert "is of format tintlab-checkpoint version 1" in refused(7)
+    assert "is of format tintlab-checkpoint version 2" in refused(7)
     manifest.unlink()
     (out / "thesis.txt").write_text("do not touch")
     assert "holds something else (thesis.txt)" in refused(5)

@@ -167,14 +167,14 @@ def test_other_versions_and_changed_manifests_are_refused(tmp_path: Path, rows: 
     write_data_set(str(tmp_path), [rows])
     good = (tmp_path / "manifest.json").read_text()
     change_manifest(tmp_path, "version", 7)
-    message = "is of format tintlab-lab-shards version 7, and this tintlab reads .* version 1"
+    message = "is of format tintlab-lab-shards version 7, and this tintlab reads .* version 2"
     with pytest.raises(IntegrityError, match=message):
         open_shards(str(tmp_path))
     (tmp_path / "manifest.json").write_text(good)
     change_manifest(tmp_path, "parameters", {"short_side_px": 8})
     with pytest.raises(IntegrityError, match="was changed: its fingerprint"):
         open_shards(str(tmp_path))
-    for text in (good[:-40], "[]", '{"version": 1}', ""):
+    for text in (good[:-40], "[]", '{"version": 2}', ""):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(IntegrityError, match="broken"):
             open_shards(str(tmp_path))

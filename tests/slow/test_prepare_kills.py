@@ -81,7 +81,8 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path, figure: Figur
     whole_s = time.monotonic() - began_s
     written_ns = [written for _, written in shards_in(tmp_path / "whole").values()]
     writing_s = (max(written_ns) - min(written_ns)) / 1e9
-    content = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("[sqm]*")}
+    content = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("[scqm]*")}
+    assert sum(name.startswith("copies-") for name in content) == 1
     assert (expected["stored"], expected["decoded"]) == (PHOTOS, PHOTOS + 1)
 
     draw = random.Random(0)
@@ -117,7 +118,7 @@ def test_twenty_kills_change_nothing(photos: Path, tmp_path: Path, figure: Figur
         # Of 41 shares the last has 1 file, so that this is exact but for whether that one is left,
         # and for a worker that outlived its killed driver by a moment and finished its shard.
         assert report["decoded"] < PHOTOS + 1 - SHARD_ROWS * len(before) + SHARD_ROWS
-        assert {p.name: p.read_bytes() for p in out.glob("[sqm]*")} == content
+        assert {p.name: p.read_bytes() for p in out.glob("[scqm]*")} == content
         assert not list(out.glob(".*"))
         assert sum(open_shards(str(out)).manifest.counts.values()) == PHOTOS
         if kills == KILLS:

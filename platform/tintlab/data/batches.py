@@ -71,8 +71,9 @@ def train_batches(
     stream = Stream(shards, data, batch_size, seed, rank, world_size)
     if not len(stream.photos):
         raise ConfigError(
-            f"all {shards.count('train')} train photos of {shards.uri} are near-grey, and "
-            "data.exclude_near_grey leaves them out; prepare other photos, or turn it off"
+            f"all {shards.count('train')} train photos of {shards.uri} are left out: "
+            f"{len(shards.copies_in('train'))} as copies of photos of val or test, the others as "
+            "near-grey (data.exclude_near_grey); prepare other photos"
         )
     return in_order(stream.batch, start, data.loader_threads)
 
@@ -88,13 +89,13 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Centre crops of every photo of a split once, or of its first `limit`, dealt out over ranks.
 
-    The last batch may be smaller. A rank for which no photo is left gets no batch.
+    Copies of photos of a later split are left out; of test, nothing is. The last batch may be
+    smaller. A rank for which no photo is left gets no batch.
     Raises: ConfigError: there is no such split, or a photo is smaller than the crop.
     """
     _require_rank(rank, world_size)
     require_fit(shards, split, crop_px)
-    count = shards.count(split)
-    mine = range(rank, count if limit is None else min(limit, count), world_size)
+    mine = shards.used(split)[:limit][rank::world_size].tolist()
     return (
         _stacked(_read(shards, split, part, [_centre(shards, split, i, crop_px) for i in part]))
         for part in (mine[at : at + batch_size] for at in range(0, len(mine), batch_size))
@@ -175,8 +176,8 @@ class Stream:
         self._rank = rank
         self._world_size = world_size
         self._sizes = shards.sizes("train")
-        everything = np.arange(shards.count("train"))
-        self.photos = shards.trainable("train") if data.exclude_near_grey else everything
+        chosen = shards.trainable if data.exclude_near_grey else shards.used
+        self.photos = chosen("train")
         """Indices of the photos that are trained on."""
         starts = np.searchsorted(self.photos, np.asarray(shards.group_starts("train")))
         # A group of which no photo is left starts where the next one does.

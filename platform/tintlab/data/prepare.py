@@ -7,7 +7,8 @@ What goes into which shard is decided before anything is decoded: new photos are
 hash of their bytes and cut into shards of `shard_rows`, and a shard is named by the hash of what is
 meant for it. One task reads, decodes and writes one shard, a few megabytes at a time. So names and
 bytes do not depend on the number of workers; a shard that is in place need not be made again; and a
-run that was stopped goes on where it was. The manifest comes last.
+run that was stopped goes on where it was. When all photos are known, those of train that look like
+one of val or test are listed and left out, see `shard_format/copies.py`. The manifest comes last.
 
 Photos in Parquet files keep the order of their rows, because a row cannot be read without those
 before it in its row group; a few of their shards are made by one task, in one pass.
@@ -26,6 +27,7 @@ from typing import Any
 import fsspec
 
 from tintlab.data.preparation.account import PrepareReport, account, counted, quarantine_rows
+from tintlab.data.preparation.guard import guarded
 from tintlab.data.preparation.out_folder import claimed, existing, remove_leftovers
 from tintlab.data.preparation.pace import Pace
 from tintlab.data.preparation.quarantine import Quarantined, read_quarantine, write_quarantine
@@ -34,7 +36,7 @@ from tintlab.data.preparation.tasks import hash_task, parameters_of, shards_task
 from tintlab.data.prepare_config import PrepareConfig
 from tintlab.data.shard_format import manifest
 from tintlab.data.shard_format.ab_statistics import merged
-from tintlab.data.shard_format.manifest import Manifest, ShardEntry
+from tintlab.data.shard_format.manifest import NO_COPIES, Manifest, ShardEntry
 from tintlab.data.shard_format.shard_writer import ShardSummary, combined
 from tintlab.data.shard_format.split import RULE, SPLITS
 from tintlab.data.shards import open_shards, verify
@@ -167,7 +169,7 @@ class _Run:
         else:
             result = self._manifest(old, made, quarantine)
             result.write(self.fs, self.root)
-        remove_leftovers(self.fs, self.root, keep=_files(result))
+        remove_leftovers(self.fs, self.root, keep={entry.name for entry in result.files})
         report = PrepareReport(
             inputs=len(inputs),
             stored=counts["stored"],
@@ -178,6 +180,7 @@ class _Run:
             decoded=decoded,
             splits=result.counts,
             near_grey=result.near_grey,
+            copies=result.copies.counts,
             notes=result.notes,
             generation=result.generation,
             fingerprint=result.fingerprint,
@@ -239,14 +242,15 @@ class _Run:
     def _manifest(
         self, old: Manifest | None, made: list[_Made], quarantine: list[Quarantined]
     ) -> Manifest:
-        """The manifest of what is there and what was added; writes the quarantine table."""
+        """The manifest of what is there and what was added; writes its tables."""
         shards = [*(old.shards if old else []), *(entry for entry, _ in made if entry.rows)]
         parts: list[Manifest | ShardSummary] = [*([old] if old else [])]
         parts += [summary for _, summary in made]
         sizes = {split: [part for part in parts if split in part.smallest] for split in SPLITS}
         notes = sorted({note for part in parts for note in part.notes})
         parameters = parameters_of(self.config)
-        return Manifest(
+        copies = old.copies if old else NO_COPIES
+        everything = Manifest(
             generation=old.generation + 1 if old else 1,
             parameters=parameters,
             split_rule=RULE,
@@ -264,10 +268,13 @@ class _Run:
             },
             near_grey={split: sum(part.near_grey[split] for part in parts) for split in SPLITS},
             notes={note: sum(part.notes.get(note, 0) for part in parts) for note in notes},
+            copies=copies,
             ab=merged(part.ab for part in parts),
             quarantine=write_quarantine(self.fs, self.root, quarantine),
-            fingerprint=manifest.fingerprint(parameters, shards),
+            fingerprint=manifest.fingerprint(parameters, shards, copies),
         )
+        self.show("prepare: looking for copies of photos of val and test")
+        return guarded(self.fs, self.root, everything)
 
 
 def _require_ray() -> None:
@@ -347,12 +354,6 @@ def _run(
             ray.cancel(task)
         if running:  # whoever comes next may use the folder
             ray.wait(running, num_returns=len(running), timeout=CANCEL_S)
-
-
-def _files(result: Manifest) -> set[str]:
-    """Names of the files that belong to a data set."""
-    table = result.quarantine.table
-    return {entry.name for entry in (*result.shards, *([table] if table else []))}
 
 
 def _silent(line: str) -> None:

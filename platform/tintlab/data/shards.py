@@ -1,8 +1,9 @@
-"""Lab shards, format version 1: photos in CIE Lab as Parquet files with a manifest.
+"""Lab shards, format version 2: photos in CIE Lab as Parquet files with a manifest.
 
     DATASET/
         manifest.json               Manifest: parameters, counts, and the hash of every other file
         shard-<16 digits>.parquet   SCHEMA: one row per photo, row groups of one split
+        copies-<...>.parquet        photos that look like one of a later split: not used
         quarantine-<...>.parquet    what could not be stored, and why
 
 `L` and `ab` are described in `shard_format/encoding.py`; everything else are plain columns. Photos
@@ -11,7 +12,7 @@ else.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int, Int64, UInt8
 
+from tintlab.data.shard_format.copies import Copy, read_copies
 from tintlab.data.shard_format.encoding import from_planes
 from tintlab.data.shard_format.manifest import Manifest, ShardEntry
 from tintlab.data.shard_format.mapped_pixels import mapped_file, mapped_pixels
@@ -66,6 +68,8 @@ class _Split:
     """Height and width."""
     chroma: Float32[np.ndarray, "photos"]
     """Mean chroma in CIE units."""
+    copies: Int64[np.ndarray, "copies"]
+    """Indices of the photos that look like one of a later split."""
     groups: list[_RowGroup]
 
 
@@ -86,6 +90,8 @@ class Shards:
         self._memory = Memory()
         self._files: dict[int, UInt8[np.ndarray, "file"] | None] = {}
         self._disk = disk
+        self.copies: list[Copy] = read_copies(fs, root, manifest)
+        """Photos that look like one of a later split, and what they are copies of."""
         self._splits = self._index()
 
     @property
@@ -114,12 +120,21 @@ class Shards:
         """Indices of the photos of a split that are near-grey, in order."""
         return np.flatnonzero(self._of(split).chroma < np.float32(self.manifest.near_grey_chroma))
 
+    def copies_in(self, split: str) -> Int64[np.ndarray, "copies"]:
+        """Indices of the photos that look like one of a later split, in order; none in test."""
+        return self._of(split).copies
+
+    def used(self, split: str) -> Int64[np.ndarray, "used"]:
+        """Indices of the photos that are no copies of one of a later split, in order."""
+        of = self._of(split)
+        return np.setdiff1d(np.arange(len(of.ids)), of.copies, assume_unique=True)
+
     def trainable(self, split: str) -> Int64[np.ndarray, "trainable"]:
-        """Indices of the photos to train on, in order: all but the near-grey ones.
+        """Indices of the photos to train on, in order: those in use but the near-grey ones.
 
         Those would teach a model that grey is a likely colour for anything.
         """
-        return np.flatnonzero(self._of(split).chroma >= np.float32(self.manifest.near_grey_chroma))
+        return np.setdiff1d(self.used(split), self.near_grey(split), assume_unique=True)
 
     def group_starts(self, split: str) -> Sequence[int]:
         """Index of the first photo of each run that is stored and read together."""
@@ -153,11 +168,17 @@ class Shards:
 
     def source_hashes(self) -> set[str]:
         """SHA-256 of the files that the photos were made from."""
-        hashes: set[str] = set()
+        return {name for rows in self.columns(["sha256"]) for name in rows["sha256"].to_pylist()}
+
+    def columns(self, names: list[str]) -> Iterator[pa.Table]:
+        """Some columns of every shard; photos of a split come in the order of their indices."""
         for shard in range(len(self.manifest.shards)):
             with self._open(shard) as file:
-                hashes.update(file.read(["sha256"], use_threads=False)["sha256"].to_pylist())
-        return hashes
+                try:
+                    rows = file.read(names, use_threads=False)
+                except (OSError, pa.ArrowInvalid) as error:
+                    raise self._unreadable(shard, error) from None
+            yield rows
 
     def _of(self, split: str) -> _Split:
         if split not in self._splits:
@@ -218,6 +239,7 @@ class Shards:
                     np.stack([part["height"].to_numpy(), part["width"].to_numpy()], axis=1)
                 )
                 chroma[split].append(part["chroma"].to_numpy())
+        copies = {copy.id for copy in self.copies}
         found = {split: len(names) for split, names in ids.items()}
         if found != self.manifest.counts:
             raise IntegrityError(
@@ -230,6 +252,7 @@ class Shards:
                 ids[split],
                 np.concatenate([no_sizes, *sizes[split]]),
                 np.concatenate([no_chroma, *chroma[split]]),
+                np.flatnonzero([name in copies for name in ids[split]]),
                 groups[split],
             )
             for split in SPLITS
@@ -306,9 +329,7 @@ def verify(uri: str) -> list[str]:
     """
     fs, root = resolve(uri)
     manifest = Manifest.read(fs, root)
-    table = manifest.quarantine.table
-    entries = [*manifest.shards, *([table] if table else [])]
-    problems = [_problem(fs, f"{root}/{entry.name}", entry) for entry in entries]
+    problems = [_problem(fs, f"{root}/{entry.name}", entry) for entry in manifest.files]
     return [problem for problem in problems if problem]
 
 

@@ -19,6 +19,8 @@ class SplitFigures:
     photos: int
     near_grey: int
     """Not trained on."""
+    copies: int
+    """Photos that look like one of a later split; not used."""
     height_px: tuple[int, int, int]
     """Least, median and greatest; 0 where there is no photo."""
     width_px: tuple[int, int, int]
@@ -79,11 +81,12 @@ def show(uri: str, out: str) -> dict[str, Any]:
 def _split(shards: Shards, split: str) -> SplitFigures:
     sizes = shards.sizes(split)
     if not len(sizes):
-        return SplitFigures(0, 0, (0, 0, 0), (0, 0, 0), 0.0)
+        return SplitFigures(0, 0, 0, (0, 0, 0), (0, 0, 0), 0.0)
     heights, widths = ((int(side.min()), int(np.median(side)), int(side.max())) for side in sizes.T)
     return SplitFigures(
         photos=len(sizes),
         near_grey=len(shards.near_grey(split)),
+        copies=len(shards.copies_in(split)),
         height_px=heights,
         width_px=widths,
         mean_chroma=round(float(shards.chroma(split).mean(dtype=np.float64)), 4),

@@ -33,14 +33,14 @@ PANEL_METRICS = ("val/psnr_db", "val/ssim", "val/colorfulness_ratio")
 def validate(
     model: Colorizer, shards: Shards, config: EvaluationConfig, split: str = "val"
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "_ _ 3"] | None]:
-    """Bits per dimension over the whole split, and a panel: grey | sampled | truth.
+    """Bits per dimension over the split without copies, and a panel: grey | sampled | truth.
 
     Under torch.distributed every rank must call it; each prices its share of the photos, rank 0
     paints, all return the same metrics, and only rank 0 a panel.
 
     Raises: EnvironmentFault: the split holds no photo.
     """
-    if shards.count(split) == 0:
+    if not len(shards.used(split)):
         raise no_photos(split)
     parallel_run = distributed.is_initialized()
     rank = distributed.get_rank() if parallel_run else 0

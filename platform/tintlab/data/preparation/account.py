@@ -45,6 +45,8 @@ class PrepareReport:
     """Photos of the whole data set by split."""
     near_grey: dict[str, int]
     """Photos of the whole data set that are nearly grey, by split; those are not trained on."""
+    copies: dict[str, int]
+    """Photos of the whole data set that look like one of a later split, by split; not used."""
     notes: dict[str, int]
     """What decoding had to do to photos of the whole data set, and to how many."""
     generation: int

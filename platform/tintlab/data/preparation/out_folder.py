@@ -20,8 +20,8 @@ REPORTS = ("report.json", "report.html", "report.parquet")
 """Of the last preparation; not part of the data set."""
 
 _OURS = re.compile(
-    r"(shard|quarantine)-[0-9a-f]{16}\.parquet|report\.(json|html|parquet)|\.lock"
-    r"|\.((shard|quarantine)-[0-9a-f]{16}\.parquet|manifest\.json|report\.(json|html|parquet))"
+    r"(shard|copies|quarantine)-[0-9a-f]{16}\.parquet|report\.(json|html|parquet)|\.lock"
+    r"|\.((shard|copies|quarantine)-[0-9a-f]{16}\.parquet|manifest\.json|report\.(json|html|parquet))"
     r"\.tmp-[0-9a-f]+"
 )
 

@@ -24,7 +24,7 @@ from tintlab.data.storage import written
 FORMAT, VERSION = "tintlab-prepare-report", 1
 
 THUMBNAILS = 12
-"""Pictures of each split, and of near-grey photos."""
+"""Pictures of each split, and of near-grey photos; pairs of copies."""
 EXAMPLES = 20
 """Files named for each reason; report.parquet has all."""
 
@@ -87,6 +87,11 @@ def html(report: PrepareReport, outcomes: Sequence[Outcome], shards: Shards) -> 
         f"<p>{len(near_grey):,} photos have a mean chroma under "
         f"{shards.manifest.near_grey_chroma:g}. They are stored, and training leaves them out.</p>",
         _figures(shards, some_grey),
+        "<h2>Copies in two splits</h2>",
+        f"<p>{len(shards.copies):,} photos of train or val look like one of val or test. They are "
+        "stored, and neither trained nor validated on. Each is followed by what it is a copy of."
+        "</p>",
+        _figures(shards, _pairs(shards)),
         "<h2>The data set</h2>",
     ]
     for split in SPLITS:
@@ -102,6 +107,16 @@ def html(report: PrepareReport, outcomes: Sequence[Outcome], shards: Shards) -> 
         "<title>Preparation of Lab shards</title>"
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
+
+
+def _pairs(shards: Shards) -> list[tuple[str, int]]:
+    """Some copies, each before what it is a copy of."""
+    chosen = [shards.copies[at] for at in evenly(len(shards.copies), THUMBNAILS)]
+    pairs = []
+    for copy in chosen:
+        for split, name in ((copy.split, copy.id), (copy.copy_of_split, copy.copy_of)):
+            pairs.append((split, shards.ids(split).index(name)))
+    return pairs
 
 
 def _quarantine(report: PrepareReport, outcomes: Sequence[Outcome]) -> list[str]:

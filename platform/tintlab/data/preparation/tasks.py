@@ -8,7 +8,7 @@ import fsspec
 
 from tintlab.data.decoding.images import Undecodable
 from tintlab.data.prepare_config import PrepareConfig
-from tintlab.data.shard_format import encoding, shard_writer
+from tintlab.data.shard_format import copy_search, encoding, shard_writer
 from tintlab.data.shard_format.manifest import Parameters, ShardEntry
 from tintlab.data.shard_format.rows import Row, make_row
 from tintlab.data.shard_format.shard_writer import ShardSummary, ShardWriter, finished_shard
@@ -19,13 +19,15 @@ from tintlab.data.storage import is_local, resolve, written
 
 
 def parameters_of(config: PrepareConfig) -> Parameters:
-    """Everything that decides what a photo becomes."""
+    """Everything that decides what a photo becomes, and which are copies."""
     return {
         **config.model_dump(),
         **encoding.PARAMETERS,
         "zstd_level": shard_writer.COMPRESSION_LEVEL,
         "page_bytes": shard_writer.PAGE_BYTES,
         "row_group_bytes": shard_writer.ROW_GROUP_BYTES,
+        "copy_max_bits": copy_search.MAX_BITS,
+        "copy_max_rms": copy_search.MAX_RMS,
     }
 
 

@@ -109,6 +109,25 @@ def merged(parts: Iterable[AbStatistics]) -> AbStatistics:
     )
 
 
+def less(whole: AbStatistics, parts: Iterable[AbStatistics]) -> AbStatistics:
+    """The statistics of all pixels of `whole` but those of the parts."""
+    away = merged(parts)
+    return AbStatistics(
+        pixels=whole.pixels - away.pixels,
+        L_code_sum=whole.L_code_sum - away.L_code_sum,
+        L_code_square_sum=whole.L_code_square_sum - away.L_code_square_sum,
+        code_sum=(
+            whole.code_sum[0] - away.code_sum[0],
+            whole.code_sum[1] - away.code_sum[1],
+        ),
+        code_square_sum=(
+            whole.code_square_sum[0] - away.code_square_sum[0],
+            whole.code_square_sum[1] - away.code_square_sum[1],
+        ),
+        histogram=(np.array(whole.histogram) - np.array(away.histogram)).tolist(),
+    )
+
+
 def _cell(codes: UInt16[np.ndarray, "H W"], step: float) -> UInt16[np.ndarray, "H W"]:
     """Which cell of its axis each code falls in; sRGB colours are all within the outer ones."""
     cells = codes * np.float32(step / BIN_WIDTH)

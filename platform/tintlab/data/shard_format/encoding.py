@@ -54,6 +54,13 @@ def to_bytes(codes: UInt16[np.ndarray, "*planes H W"]) -> bytes:
     return (codes >> 8).astype(np.uint8).tobytes() + codes.astype(np.uint8).tobytes()
 
 
+def codes_from_planes(
+    L: UInt8[np.ndarray, "2 H W"], ab: UInt8[np.ndarray, "4 H W"]
+) -> UInt16[np.ndarray, "3 H W"]:
+    """The integer codes of planes of bytes, as `codes_of` gave them."""
+    return np.concatenate([_joined(L), _joined(ab)]).view(np.uint16)
+
+
 def from_bytes(
     L: bytes | memoryview, ab: bytes | memoryview, height: int, width: int
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "2 H W"]]:

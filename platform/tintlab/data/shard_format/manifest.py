@@ -13,12 +13,14 @@ from pydantic import Field, ValidationError
 
 from tintlab.config import first_problem
 from tintlab.data.shard_format.ab_statistics import AbStatistics
+from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.storage import full_uri, written
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.settings import Settings
 
 FORMAT = "tintlab-lab-shards"
-VERSION = 1
+VERSION = 2
+"""1 had no grey levels to tell copies by, and copies were trained on."""
 NAME = "manifest.json"
 
 Parameters = dict[str, str | int | float | None]
@@ -54,6 +56,18 @@ class QuarantineSummary(Settings):
     """Files by reason."""
 
 
+class CopiesSummary(Settings):
+    """Photos that look like one of a later split and are left out of their own, counted."""
+
+    table: ShardEntry | None
+    """Parquet file that names each, and what it is a copy of; None if there is none."""
+    counts: dict[str, int]
+    """Copies by split; none in test."""
+
+
+NO_COPIES = CopiesSummary(table=None, counts=dict.fromkeys(SPLITS, 0))
+
+
 class Manifest(Settings):
     """Everything about a data set that is not a pixel."""
 
@@ -77,12 +91,20 @@ class Manifest(Settings):
     """Photos by split whose mean chroma is under `near_grey_chroma` of the parameters."""
     notes: dict[str, int] = Field(default_factory=dict)
     """What decoding had to do to some photos, and to how many: see the shards' column `notes`."""
+    copies: CopiesSummary
+    """What looks like a photo of a later split: see `shard_format/copies.py`."""
     ab: AbStatistics
     """Of what is trained on: the train split alone, so that nothing about the other two reaches
-    training, without its near-grey photos."""
+    training, without its copies and near-grey photos."""
     quarantine: QuarantineSummary
     fingerprint: str
-    """Of format, parameters and shards: equal fingerprints are equal data."""
+    """Of format, parameters, shards and copies: equal fingerprints are equal data."""
+
+    @property
+    def files(self) -> list[ShardEntry]:
+        """Every file of the data set but the manifest itself."""
+        tables = (self.copies.table, self.quarantine.table)
+        return [*self.shards, *(table for table in tables if table)]
 
     @property
     def near_grey_chroma(self) -> float:
@@ -114,13 +136,15 @@ class Manifest(Settings):
         if found != (FORMAT, VERSION):
             raise IntegrityError(
                 f"{uri} is of format {found[0]} version {found[1]}, and this tintlab reads "
-                f"{FORMAT} version {VERSION}; use the tintlab that wrote it, or prepare again"
+                f"{FORMAT} version {VERSION}; use the tintlab that wrote it, or delete the folder "
+                "and run tintlab prepare again"
             )
         try:
             manifest = cls.model_validate(tree)
         except ValidationError as error:
             raise IntegrityError(f"{uri}/{NAME} is broken: {first_problem(error)}") from None
-        if manifest.fingerprint != fingerprint(manifest.parameters, manifest.shards):
+        expected = fingerprint(manifest.parameters, manifest.shards, manifest.copies)
+        if manifest.fingerprint != expected:
             raise IntegrityError(
                 f"{uri}/{NAME} was changed: its fingerprint is not that of its content; "
                 "prepare the photos again"
@@ -133,13 +157,14 @@ class Manifest(Settings):
             file.write((json.dumps(self.model_dump(), indent=1) + "\n").encode())
 
 
-def fingerprint(parameters: Parameters, shards: list[ShardEntry]) -> str:
-    """SHA-256 over what decides the content: format, parameters, shards and their hashes."""
+def fingerprint(parameters: Parameters, shards: list[ShardEntry], copies: CopiesSummary) -> str:
+    """SHA-256 over what decides what is trained on: format, parameters, shards and copies."""
     content = {
         "format": FORMAT,
         "version": VERSION,
         "parameters": parameters,
         "shards": [[shard.name, shard.sha256] for shard in shards],
+        "copies": copies.table and [copies.table.name, copies.table.sha256],
     }
     return digest_of(content)
 

@@ -7,7 +7,7 @@ from tintlab.color.lab import srgb_to_lab
 from tintlab.data.decoding.images import Undecodable, decode
 from tintlab.data.shard_format.ab_statistics import AbStatistics, statistics_of
 from tintlab.data.shard_format.encoding import codes_of, mean_chroma, to_bytes
-from tintlab.data.shard_format.split import perceptual_hash, split_of
+from tintlab.data.shard_format.split import coarse_grey, perceptual_hash, small_grey, split_of
 
 ID_CHARACTERS = 16
 """Hexadecimal digits of the content's SHA-256 that name a photo: 64 bits."""
@@ -26,6 +26,8 @@ class Row:
     split: str
     phash: str
     """64-bit perceptual hash as 16 hexadecimal digits."""
+    coarse_grey: bytes
+    """8x8 grey levels of the whole photo, by which copies are told from photos that hash alike."""
     height: int
     width: int
     chroma: float
@@ -53,7 +55,8 @@ def make_row(
     if min(height, width) < min_side_px:
         message = f"{width}x{height} is smaller than {min_side_px} px on a side"
         return Undecodable("too_small", message)
-    phash = perceptual_hash(decoded.rgb)  # before resizing, so that the size wanted hardly matters
+    grey = small_grey(decoded.rgb)  # before resizing, so that the size wanted hardly matters
+    phash = perceptual_hash(grey)
     rgb = decoded.rgb if short_side_px is None else decoded.resized(short_side_px)
     codes = codes_of(srgb_to_lab(rgb))
     sha256 = hashlib.sha256(data).hexdigest()
@@ -63,6 +66,7 @@ def make_row(
         source=source,
         split=split_of(phash),
         phash=f"{phash:016x}",
+        coarse_grey=coarse_grey(grey),
         height=rgb.shape[0],
         width=rgb.shape[1],
         chroma=mean_chroma(codes),

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("split", pa.string()),
         ("phash", pa.string()),
+        ("coarse_grey", pa.binary()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("chroma", pa.float32()),
