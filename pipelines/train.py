@@ -21,19 +21,20 @@ def defaults(argv: Sequence[str]) -> Command:
 
 def main(command: Command) -> Result:
     """Train to the last step."""
-    config = command.experiment
     if command.dry_run:
         return planned(command)
+    from tintlab.training.ownership import preflight
+
+    name = command.name or "train"
+    preflight(command.place, f"train/{name}")  # before imports and Ray, which take seconds
     from tintlab.cluster import connect
     from tintlab.training.fit import fit, line_of
     from tintlab.training.tracked import RunRequest
 
-    name = command.name or "train"
-    request = RunRequest(experiment="train", name=name, identity=f"train/{name}")
     with connect(command.place), ProgressLine() as line:
         outcome = fit(
-            config,
-            *(command.place, command.shards_uri, request),
+            command.experiment,
+            *(command.place, command.shards_uri, RunRequest("train", name, f"train/{name}")),
             on_progress=lambda progress: line.show(line_of(progress)),
             on_notice=lambda text: line.show(text, final=True),
         )
@@ -47,11 +48,10 @@ def planned(command: Command) -> Result:
     from tintlab.data.shards import open_shards
     from tintlab.training.probe import probe
 
-    shards = open_shards(command.shards_uri)
-    estimate = probe(command.experiment, shards)
-    of_data = {"data_fingerprint": shards.manifest.fingerprint}
-    data = {"config": command.experiment.model_dump(), **of_data, **asdict(estimate)}
-    return Result(data, f"{to_json(command.experiment)}{estimate.text}")
+    config, shards = command.experiment, open_shards(command.shards_uri)
+    estimate = probe(config, shards)
+    data = {"config": config.model_dump(), "data_fingerprint": shards.manifest.fingerprint}
+    return Result({**data, **asdict(estimate)}, f"{to_json(config)}{estimate.text}")
 
 
 if __name__ == "__main__":

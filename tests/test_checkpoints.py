@@ -19,6 +19,7 @@ from tintlab.config import ExperimentConfig
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
 from tintlab.settings import OptimizerConfig
+from tintlab.training.checkpoint_choice import DamagedCheckpoint, OtherVersion
 from tintlab.training.checkpoints import (
     EMA,
     MANIFEST,
@@ -26,10 +27,10 @@ from tintlab.training.checkpoints import (
     STATE,
     WEIGHTS,
     Checkpoints,
-    DamagedCheckpoint,
     State,
     read,
     read_state,
+    seal,
     verify,
 )
 from tintlab.training.optimizer import adamw, load_moments, moments_by_name
@@ -193,11 +194,38 @@ def test_with_every_checkpoint_damaged_nothing_is_guessed(two):
         two.newest()
 
 
-def test_another_format_version_is_refused_by_name(two):
+def of_version(checkpoint: Path, version: int) -> dict[str, bytes]:
+    """Make a checkpoint one of another format version; returns what is in it then."""
+    file = checkpoint / MANIFEST
+    manifest = json.loads(file.read_text()) | {"version": version}
+    manifest["sha256"] = seal(manifest)
+    if version == 1:
+        del manifest["sha256"]
+    file.write_text(json.dumps(manifest))
+    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_version_is_neither_passed_over_nor_replaced(two, version):
+    checkpoint = two.folder / "step-00000200"
+    before = of_version(checkpoint, version)
+    said = f"has format version {version}, this tintlab reads version 2"
+    with pytest.raises(OtherVersion, match=said):
+        two.newest()
+    with pytest.raises(OtherVersion, match=said):
+        two.save(state(200), *parts(*trained(seed=1)))
+    two.save(state(300), *parts(*trained(seed=3)))
+    two.prune(keep_last=1, keep_best=0)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert [path.name for path in two.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_flipped_bit_in_the_version_is_damage_and_no_other_version(two):
     file = two.folder / "step-00000200" / MANIFEST
-    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 2}))
-    with pytest.raises(IntegrityError, match="has format version 2, this tintlab reads version 1"):
-        verify(two.folder / "step-00000200")
+    good = file.read_text()
+    for digit in "0369":
+        file.write_text(good.replace('"version": 2', f'"version": {digit}'))
+        assert falls_back(two, MANIFEST)
 
 
 def test_settings_of_another_tintlab_are_named(two):
@@ -214,6 +242,7 @@ def forge(checkpoint: Path, name: str, data: bytes) -> None:
     (checkpoint / name).write_bytes(data)
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest["sha256"] = seal(manifest)
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -289,12 +318,46 @@ def test_a_full_disk_keeps_the_earlier_checkpoints_and_names_the_path(two, monke
 
     monkeypatch.setattr(os, operation, full)
     with pytest.raises(
-        EnvironmentFault, match=r"step-00000300 \(about .* MB\): .*No space left on device"
+        EnvironmentFault,
+        match=r"step-00000300, which needs [\d,]+ bytes \([\d,]+ are free\): .*No space left",
     ):
         two.save(state(300), *parts(*trained(seed=3)))
     monkeypatch.undo()
     assert sorted(path.name for path in two.folder.iterdir()) == ["step-00000100", "step-00000200"]
     assert two.newest() == two.folder / "step-00000200"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("operation", ["fsync", "rename"])
+def test_stopped_in_the_middle_of_a_save_leaves_nothing(two, monkeypatch, operation, stop):
+    def stopped(*_):
+        raise stop
+
+    monkeypatch.setattr(os, operation, stopped)
+    with pytest.raises(stop):
+        two.save(state(300), *parts(*trained(seed=3)))
+    monkeypatch.undo()
+    assert sorted(path.name for path in two.folder.iterdir()) == ["step-00000100", "step-00000200"]
+    assert two.newest() == two.folder / "step-00000200"
+
+
+def test_equal_content_has_equal_bytes(two, tmp_path):
+    again = Checkpoints(tmp_path / "again").save(state(100), *parts(*trained(seed=100)))
+    for name in FILES:
+        assert (again / name).read_bytes() == (two.folder / again.name / name).read_bytes(), name
+
+
+def test_one_killed_while_it_was_deleted_is_gone_after_the_next_save(two, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        two.prune(keep_last=1, keep_best=0)
+    monkeypatch.undo()
+    assert [path.name for path in two.all()] == ["step-00000200"]
+    two.save(state(300), *parts(*trained(seed=3)))
+    assert sorted(path.name for path in two.folder.iterdir()) == ["step-00000200", "step-00000300"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

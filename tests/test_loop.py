@@ -172,7 +172,16 @@ def test_four_micro_batches_equal_one_large_batch(shards, tmp_path):
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(shards, tmp_path, norm):
     config = TINY.replaced(
-        {"model.dropout": 0.2, "model.encoder_norm": norm, "training.accumulation": 2}
+        {
+            "model.dropout": 0.2,
+            "model.encoder_norm": norm,
+            "training.accumulation": 2,
+            "training.batch_size": 6,  # of 8 photos: no checkpoint is at the end of an epoch
+            "data.rotate_degrees": 20.0,
+            "data.hue_degrees": 30.0,
+            "data.chroma_scale": 1.5,
+            "data.lightness_gamma": 1.2,
+        }
     )
     through = run(config, shards, tmp_path / "through")
     folder = tmp_path / "stopped"
@@ -338,15 +347,24 @@ def test_an_average_that_is_not_finite_is_never_kept(shards, tmp_path):
     assert Checkpoints(tmp_path).all() == []
 
 
-def test_the_last_two_checkpoints_and_the_best_are_kept(shards, tmp_path):
-    config = TINY.replaced({"training.eval_every_steps": 1})
+@pytest.mark.parametrize(
+    ("last", "best", "kept"), [(2, 1, [2, 5, 6]), (1, 0, [6]), (1, 3, [2, 3, 4, 6])]
+)
+def test_the_last_checkpoints_and_the_best_are_kept(shards, tmp_path, last, best, kept):
+    config = TINY.replaced(
+        {
+            "training.eval_every_steps": 1,
+            "training.keep_last": last,
+            "training.keep_best": best,
+        }
+    )
     bits = iter([3.0, 1.0, 2.0, 2.5, 2.6, 2.7])
 
     def scripted(model: Colorizer, data: Shards) -> tuple[dict[str, float], None]:
         return {"val/bits_per_dim": next(bits)}, None
 
     run(config, shards, tmp_path, validate=scripted)
-    assert [read_state(path).step for path in Checkpoints(tmp_path).all()] == [2, 5, 6]
+    assert [read_state(path).step for path in Checkpoints(tmp_path).all()] == kept
 
 
 def test_a_validation_that_leaves_train_mode_behind_changes_nothing(shards, tmp_path):

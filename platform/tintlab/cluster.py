@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tintlab.config import Workspace
 from tintlab.errors import ConfigError, EnvironmentFault
@@ -28,6 +29,29 @@ def _require_token() -> None:
     # cluster that it starts (ray 2.60, _private/worker.py).
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def storage_of(workspace: Workspace) -> dict[str, Any]:
+    """Where Ray may keep its own files, as arguments of its RunConfig.
+
+    Nothing is ever read back from them; Ray wants a place that all of its nodes see.
+
+    Raises: ConfigError: the workspace is one that Ray's workers cannot see.
+    """
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    from tintlab.data.storage import is_local, resolve
+
+    fs, path = resolve(f"{workspace.root}/ray")
+    if fs.protocol == "memory":
+        raise ConfigError(
+            f"the workspace {workspace.root} is the memory of this one process, which Ray's "
+            "workers cannot see; give a folder or a URI that all of them see"
+        )
+    if is_local(fs):
+        return {"storage_path": path}
+    # The same driver and credentials as for checkpoints; pyarrow's own know fewer protocols.
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(fs))}
 
 
 @contextmanager

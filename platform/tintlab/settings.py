@@ -167,6 +167,11 @@ class TrainingConfig(Settings):
     (min_workers) there are more passes, so that none is of more images."""
     eval_every_steps: int = Field(100, ge=1)
     """Steps between validations; each is followed by a checkpoint. The last step always is."""
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints kept; with 2 or more, a damaged one costs the steps since the one before.
+    May differ when a run goes on, as keep_best."""
+    keep_best: int = Field(1, ge=0)
+    """Checkpoints of the lowest val/bits_per_dim kept beside the newest."""
     eval_at_cycle_ends: bool = False
     """Validate where a cycle of the schedule ends, too; constant and cosine have no cycles."""
     seed: int = Field(0, ge=0, lt=2**31)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,40 @@ def full_uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     """Whether the storage is this machine's own file system."""
     return isinstance(fs, LocalFileSystem)
+
+
+def on_this_machine(uri: str, purpose: str) -> Path:
+    """A folder of this machine for what can only be kept in one: `uri` itself where it is local.
+
+    Args: purpose: becomes part of the name of one in the temporary folder.
+    """
+    fs, path = resolve(uri)
+    if is_local(fs):
+        return Path(path)
+    digest = hashlib.sha256(full_uri(fs, path).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"tintlab-{purpose}" / digest
+
+
+def require_writable(uri: str) -> None:
+    """Make a folder and write a file into it, so that what cannot work ends before it has begun.
+
+    Raises: EnvironmentFault: it cannot be written.
+    """
+    fs, path = resolve(uri)
+    probe = f"{path}/.writable-{secrets.token_hex(4)}"
+    try:
+        with written(fs, probe) as file:
+            file.write(b"tintlab\n")
+        fs.rm_file(probe)
+    except Exception as error:  # drivers of fsspec raise what they like
+        raise EnvironmentFault(
+            f"cannot write to {uri}: {one_line(error)}; choose a workspace that can be written"
+        ) from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class HashedFile(io.RawIOBase):

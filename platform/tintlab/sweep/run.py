@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from tintlab.cluster import storage_of
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
@@ -234,7 +235,7 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=request.name, storage_path=f"{workspace}/ray", verbose=0, callbacks=[]
+            name=request.name, verbose=0, callbacks=[], **storage_of(Workspace(root=workspace))
         ),
     )
     tuner.fit()

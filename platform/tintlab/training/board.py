@@ -32,6 +32,8 @@ class Seen:
     """When they were first, as time.time(); 0 before."""
     first_step_s: float
     """When the first step was done."""
+    notices: tuple[str, ...] = ()
+    """What a person should know although training goes on."""
 
 
 class Board:
@@ -43,6 +45,7 @@ class Board:
         self._stop = False
         self._failure: TintlabError | None = None
         self._attempts = 0
+        self._notices: tuple[str, ...] = ()
 
     def begin(self, first: bool) -> TintlabError | None:
         """A worker starts; what ended the attempt before, if that is final.
@@ -58,9 +61,14 @@ class Board:
         self._latest = progress
         self._first_step_s = self._first_step_s or time.time()
 
+    def tell(self, text: str) -> None:
+        """Keep what a person should know."""
+        self._notices += (text,)
+
     def read(self) -> Seen:
         """What is on it."""
-        return Seen(self._latest, self._attempts, self._began_s, self._first_step_s)
+        times_s = (self._began_s, self._first_step_s)
+        return Seen(self._latest, self._attempts, *times_s, self._notices)
 
     def fail(self, error: TintlabError) -> None:
         """No further attempt will go better than this one."""
@@ -107,6 +115,12 @@ class BoardLink:
             self._wrote_s = now_s
             self._board.write.remote(progress)
 
+    def tell(self, text: str) -> None:
+        """Let the driver say something to whoever started the training."""
+        import ray
+
+        ray.get(self._board.tell.remote(text))
+
     def asked_to_stop(self) -> bool:
         """Whether the driver has asked for it; the question is answered by a later call."""
         import ray
@@ -143,7 +157,9 @@ def watch(
 
     called_s = time.time()
     shown = Seen(None, 1, 0.0, 0.0)
-    while not done.wait(WATCH_EVERY_S):
+    ended = False
+    while not ended:
+        ended = done.wait(WATCH_EVERY_S)  # and look once more
         try:
             seen: Seen = ray.get(board.read.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
@@ -162,6 +178,8 @@ def watch(
                 f"a worker died or hung {where}; going on from the newest checkpoint "
                 f"(restart {seen.attempts - 1})"
             )
+        for text in seen.notices[len(shown.notices) :]:
+            notice(text)
         if show and seen.latest and seen.latest != shown.latest:
             show(seen.latest)
         shown = replace(seen, attempts=max(1, seen.attempts))

@@ -5,21 +5,25 @@
         ema.safetensors         the state_dict of the averaged model, which is what is evaluated
         optimizer.safetensors   AdamW's moments: exp_avg.NAME, exp_avg_sq.NAME and step.NAME
         state.json              State: steps done, data position, metrics, the whole configuration
-        manifest.json           format, version, and the SHA-256 and bytes of the four files above
+        manifest.json           format, version, the SHA-256 and bytes of the four files above, and
+                                the SHA-256 of the manifest itself
 
 No file holds the state of a random generator: the loop draws everything from (seed, position), so
 the position is the state, for any number of workers.
 
 A checkpoint is written beside its final name, synced, and renamed, so that one which has the name
 is whole; what a disk then does to it is found by its hashes before anything in it is used. Nothing
-here executes what it reads.
+here executes what it reads. Equal content has equal bytes.
+
+A damaged checkpoint gives way to an older one. One of another version is no damage: it is neither
+passed over nor replaced. A manifest of any version holds its own hash, so that a flipped bit in the
+version is told from another version.
 """
 
 import hashlib
 import json
-import re
 import shutil
-import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,22 +36,25 @@ from tintlab.data.storage import sync_to_disk
 from tintlab.errors import EnvironmentFault, IntegrityError
 from tintlab.model.colorizer import Colorizer
 from tintlab.settings import Settings
+from tintlab.training.checkpoint_choice import (
+    OtherVersion,
+    in_order,
+    newest_intact,
+    superseded,
+    warn_damaged,
+)
 from tintlab.training.workers import Tensors, fill
 
 FORMAT = "tintlab-checkpoint"
-VERSION = 1
+VERSION = 2
 
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 MANIFEST = "manifest.json"
-
-_FOLDER = re.compile(r"step-(\d{8,})")
-
-
-class DamagedCheckpoint(UserWarning):
-    """A checkpoint cannot be used, and an older one takes its place."""
+CONTENT = (WEIGHTS, EMA, OPTIMIZER, STATE)
+"""Everything but the manifest, which is written last."""
 
 
 class SinceReport(Settings):
@@ -112,8 +119,10 @@ class Manifest(Settings):
 
     format: Literal["tintlab-checkpoint"]
     """Whose file this is."""
-    version: Literal[1]
+    version: Literal[2]
     """Format version."""
+    sha256: str
+    """SHA-256 of all this but itself, as JSON with sorted keys."""
     files: dict[str, FileRecord]
     """Every file beside the manifest, by name."""
 
@@ -132,21 +141,22 @@ class Checkpoints:
         """Every checkpoint, good or damaged, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return in_order(self.folder.iterdir(), name=lambda path: path.name)
 
     def save(self, state: State, weights: Tensors, ema: Tensors, moments: Tensors) -> Path:
         """Write a checkpoint, whole or not at all, and return its folder.
 
         Args: moments: of the optimizer, as `moments_by_name` gives them.
         Raises: EnvironmentFault: the folder cannot be written (read-only, disk full).
+            OtherVersion: another tintlab's checkpoint is there.
         """
         final = self.at(state.step)
-        partial = self.folder / f".{final.name}.partial"
+        partial = self._partial(final)
         tensors = {WEIGHTS: weights, EMA: ema, OPTIMIZER: moments}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._discard_partials()
+            _refuse_other_version(final)
             partial.mkdir()
             _write(partial, tensors, state)
             # Only a damaged checkpoint, which training did not continue from, can have this name.
@@ -154,39 +164,31 @@ class Checkpoints:
             partial.rename(final)
             sync_to_disk(self.folder)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            size = sum(
-                t.numel() * t.element_size() for part in tensors.values() for t in part.values()
-            )
+            shutil.rmtree(partial, ignore_errors=True)  # first: the room it takes is not needed
+            parts = [tensor for part in tensors.values() for tensor in part.values()]
+            need = sum(tensor.numel() * tensor.element_size() for tensor in parts)
             raise EnvironmentFault(
-                f"cannot write checkpoint {final} (about {size / 1e6:.1f} MB): {error}; "
-                "free space or choose another workspace, then run the same command again"
+                f"cannot write checkpoint {final}, which needs {need:,} bytes{_room(self.folder)}: "
+                f"{error}; free space or choose another workspace, then run the same command again"
             ) from error
+        except BaseException:  # stopped in the middle, or refused
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return final
 
-    def newest(self) -> Path | None:
+    def newest(self, say: Callable[[str], None] = warn_damaged) -> Path | None:
         """The newest checkpoint that is intact, or None where none was ever written.
 
-        A damaged one is passed over with a DamagedCheckpoint warning that names it.
-
+        Args: say: told of each damaged one that is passed over, by name.
         Raises: IntegrityError: there are checkpoints, and every one of them is damaged.
+            OtherVersion: the newest that is not damaged was written by another tintlab.
         """
-        problems: list[str] = []
-        for checkpoint in reversed(self.all()):
-            try:
-                verify(checkpoint)
-            except IntegrityError as error:
-                problems.append(str(error))
-                continue
-            for problem in problems:
-                warnings.warn(f"{problem}; using {checkpoint.name} instead", DamagedCheckpoint, 2)
+
+        def intact(checkpoint: Path) -> Path:
+            verify(checkpoint)
             return checkpoint
-        if problems:
-            raise IntegrityError(
-                f"no usable checkpoint in {self.folder}: {problems[0]}; "
-                "delete that folder to train from the start"
-            )
-        return None
+
+        return newest_intact(self.all(), intact, str(self.folder), say)
 
     def prune(self, keep_last: int, keep_best: int) -> list[Path]:
         """Delete all but the newest ones and those of the lowest val/bits_per_dim.
@@ -194,21 +196,23 @@ class Checkpoints:
         Returns the deleted folders. What cannot be read counts as neither and is left alone: it
         may be of another version.
         """
-        scored: list[tuple[float, Path]] = []
-        readable: list[Path] = []
+        readable: list[tuple[Path, Mapping[str, float]]] = []
         for checkpoint in self.all():
             try:
-                metrics = read_state(checkpoint).metrics
+                readable.append((checkpoint, read_state(checkpoint).metrics))
             except IntegrityError:
                 continue
-            readable.append(checkpoint)
-            if "val/bits_per_dim" in metrics:
-                scored.append((metrics["val/bits_per_dim"], checkpoint))
-        best = [checkpoint for _, checkpoint in sorted(scored)[:keep_best]]
-        kept = {*best, *readable[max(0, len(readable) - keep_last) :]}
-        deleted = [checkpoint for checkpoint in readable if checkpoint not in kept]
+        deleted = superseded(readable, keep_last, keep_best)
         for checkpoint in deleted:
-            shutil.rmtree(checkpoint)
+            doomed = self._partial(checkpoint)  # half-deleted, it must not look like a checkpoint
+            try:
+                checkpoint.rename(doomed)
+            except OSError as error:
+                raise EnvironmentFault(
+                    f"cannot delete the old checkpoint {checkpoint}: {error.strerror}; "
+                    "see to that disk, then run the same command again"
+                ) from None
+            shutil.rmtree(doomed, ignore_errors=True)
         return deleted
 
     @staticmethod
@@ -222,6 +226,9 @@ class Checkpoints:
         model = Colorizer(config.model, config.bins)
         fill(model, _read_tensors(checkpoint / EMA), str(checkpoint / EMA))
         return model.eval()
+
+    def _partial(self, checkpoint: Path) -> Path:
+        return self.folder / f".{checkpoint.name}.partial"
 
     def _discard_partials(self) -> None:
         for leftover in self.folder.glob(".step-*.partial"):  # of a process that was killed
@@ -257,10 +264,10 @@ def verify(checkpoint: Path) -> None:
         try:
             with file.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                got = stream.tell()
         except OSError as error:
             raise IntegrityError(f"checkpoint file {file}: {error.strerror}") from None
         if sha256 != record.sha256:
-            got = file.stat().st_size
             what = f"{got} bytes, not {record.bytes}" if got != record.bytes else "altered"
             raise IntegrityError(f"checkpoint file {file} is not what was written: {what}")
 
@@ -274,12 +281,20 @@ def read_state(checkpoint: Path) -> State:
     data = _read(checkpoint / STATE)
     if hashlib.sha256(data).hexdigest() != manifest.files[STATE].sha256:
         raise IntegrityError(f"checkpoint file {checkpoint / STATE} is not what was written")
+    return parsed_state(data, str(checkpoint / STATE))
+
+
+def parsed_state(data: bytes, source: str) -> State:
+    """A state from its file's content.
+
+    Raises: IntegrityError: it is another tintlab's; names the setting.
+    """
     try:
         return State.model_validate_json(data)
     except ValidationError as error:  # written by a tintlab whose settings were others
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise IntegrityError(
-            f"checkpoint file {checkpoint / STATE} does not fit this tintlab's settings at {key}; "
+            f"checkpoint file {source} does not fit this tintlab's settings at {key}; "
             "continue with the version that wrote it"
         ) from None
 
@@ -297,9 +312,32 @@ def _write(folder: Path, tensors: dict[str, Tensors], state: State) -> None:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         files[name] = {"sha256": sha256, "bytes": file.stat().st_size}
     manifest = {"format": FORMAT, "version": VERSION, "files": files}
+    manifest["sha256"] = seal(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     sync_to_disk(folder / MANIFEST)
     sync_to_disk(folder)
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 that a manifest must hold under `sha256`."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_other_version(checkpoint: Path) -> None:
+    try:
+        _read_manifest(checkpoint)
+    except OtherVersion:
+        raise
+    except IntegrityError:
+        return
+
+
+def _room(folder: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free:,} are free)"
+    except OSError:
+        return ""
 
 
 def _read(file: Path) -> bytes:
@@ -315,16 +353,19 @@ def _read_manifest(checkpoint: Path) -> Manifest:
         tree = json.loads(_read(file))
     except ValueError:
         raise IntegrityError(f"checkpoint file {file} is not JSON: it was altered") from None
-    if isinstance(tree, dict) and tree.get("format") == FORMAT and tree.get("version") != VERSION:
-        raise IntegrityError(
+    altered = f"checkpoint file {file} is not a manifest: it was altered"
+    if not isinstance(tree, dict) or tree.get("sha256") not in (None, seal(tree)):
+        raise IntegrityError(altered)
+    if tree.get("format") == FORMAT and tree.get("version") != VERSION:  # version 1 has no seal
+        raise OtherVersion(
             f"checkpoint {checkpoint} has format version {tree.get('version')!r}, "
             f"this tintlab reads version {VERSION}; use the tintlab that wrote it"
         )
     try:
         manifest = Manifest.model_validate(tree)
     except ValidationError:
-        raise IntegrityError(f"checkpoint file {file} is not a manifest: it was altered") from None
-    if wrong := {WEIGHTS, EMA, OPTIMIZER, STATE} ^ set(manifest.files):
+        raise IntegrityError(altered) from None
+    if wrong := set(CONTENT) ^ set(manifest.files):
         raise IntegrityError(f"checkpoint file {file} was altered at {sorted(wrong)[0]!r}")
     return manifest
 

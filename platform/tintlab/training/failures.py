@@ -18,7 +18,6 @@ class TrainingDiverged(TintlabError):
 
     def __init__(self, step: int, term: str, value: float, lr: float, kept: Path | None) -> None:
         self.step, self.term = step, term
-        self._arguments = (step, term, value, lr, kept)
         checkpoint = f"the last checkpoint is {kept}" if kept else "no checkpoint was written yet"
         super().__init__(
             f"training diverged at step {step}: {term} is {value} at learning rate {lr:g}; "
@@ -26,7 +25,13 @@ class TrainingDiverged(TintlabError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # it crosses from workers to the driver
-        return type(self), self._arguments
+        return _diverged_again, (str(self), self.step, self.term)
+
+
+def _diverged_again(message: str, step: int, term: str) -> TrainingDiverged:
+    error = TrainingDiverged.__new__(TrainingDiverged, message)  # as it is by now worded
+    error.step, error.term = step, term
+    return error
 
 
 class OutOfMemory(EnvironmentFault):

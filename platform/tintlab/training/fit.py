@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
+from tintlab.cluster import storage_of
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
 from tintlab.settings import TrainingConfig
@@ -47,7 +48,8 @@ def fit(
 
     Ctrl-C and SIGTERM let the step that is being made end and be kept; a second one does not wait.
 
-    Args: on_notice: called with a line when workers are started again, or asked to stop.
+    Args: on_notice: called with a line when workers are started again or asked to stop, and with
+        what they have to say, such as that a checkpoint is damaged.
     Raises: EnvironmentFault: the cluster has not got the resources. TintlabError: the training
         itself failed, with its own message. KeyboardInterrupt: it was stopped.
     """
@@ -140,7 +142,7 @@ def _ray_settings(
         "run_config": RunConfig(
             # New at every start: Ray would take up its own snapshot of the name, and ours counts.
             name=request.identity.replace("/", "_") + f"-{int(time.time())}",
-            storage_path=f"{workspace.root}/ray",
+            **storage_of(workspace),
             failure_config=FailureConfig(
                 max_failures=training.max_restarts, controller_failure_limit=START_FAILURES
             ),
@@ -177,6 +179,7 @@ def train_worker(payload: dict[str, Any]) -> Outcome | TintlabError:
             payload["request"],
             on_report=on_report,
             on_progress=link.show,
+            on_notice=link.tell,
             stop=link.asked_to_stop,
         )
     except TrainingStopped as stopped:  # on every rank, after the same step

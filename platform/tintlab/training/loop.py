@@ -39,12 +39,6 @@ from tintlab.training.learner import Learner, LossScale, Step
 from tintlab.training.schedule import evaluates_after, learning_rate
 from tintlab.training.workers import Workers
 
-KEEP_LAST = 2
-"""Newest checkpoints kept: the second is there if the first is damaged."""
-
-KEEP_BEST = 1
-"""Checkpoints of lowest val/bits_per_dim kept beside them."""
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -315,7 +309,8 @@ class _Course:
                 since_report=self.since,
             )
             self.checkpoints.save(state, *tensors)
-            self.checkpoints.prune(KEEP_LAST, KEEP_BEST)
+            training = self.config.training
+            self.checkpoints.prune(training.keep_last, training.keep_best)
         self.kept = self.checkpoints.at(self.step)
         self.workers.wait()
 

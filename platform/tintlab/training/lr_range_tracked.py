@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.console import Result
 from tintlab.data.contact_sheet import png
 from tintlab.data.shards import open_shards
-from tintlab.data.storage import full_uri, resolve, written
+from tintlab.data.storage import full_uri, on_this_machine, resolve, written
 from tintlab.errors import EnvironmentFault
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.loop import Progress
@@ -71,8 +70,7 @@ def find_rates(
         EnvironmentFault: the picture cannot be written; the run has it all the same.
     """
     require_trunk(config.loss)
-    pixels = Path(workspace.pixels) if workspace.is_local else None
-    shards = open_shards(shards_uri, keep_pixels=pixels)
+    shards = open_shards(shards_uri, keep_pixels=on_this_machine(workspace.pixels, "pixels"))
     # Every test is a run of its own: one that was stopped is begun anew, not continued.
     identity = f"{EXPERIMENT}/{uuid.uuid4().hex}"
     run = open_run(workspace, EXPERIMENT, name, identity, tags={"seed": str(config.training.seed)})

@@ -6,24 +6,27 @@ runs the loop, sends what the loop reports to the run, and leaves a finished mod
 
 import hashlib
 import json
-import re
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import distributed
 
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import Shards, open_shards
+from tintlab.data.storage import on_this_machine
 from tintlab.errors import ConfigError, TintlabError
-from tintlab.evaluation.picture import write_whole
 from tintlab.evaluation.validate import validate
-from tintlab.model.artifact import save_model
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.checkpoints import Checkpoints
 from tintlab.training.failures import TrainingStopped
 from tintlab.training.loop import Progress, Report, train
 from tintlab.training.perceptual import require_trunk
+from tintlab.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 METRIC_EVERY_STEPS = 10
 """Training metrics are logged every so many steps: a smooth curve without a row per step."""
@@ -31,8 +34,14 @@ METRIC_EVERY_STEPS = 10
 PANEL_ZOOM = 2
 """Each pixel of the panel becomes a square of so many: crops of 64 px are small on a screen."""
 
+EXPERIMENT = "experiment.json"
+"""What a run was started with; it goes on with the same only."""
+
 OUTCOME = "outcome.json"
 """Written when everything else is: a training that has it is not run again."""
+
+MAY_CHANGE = frozenset({"training.keep_last", "training.keep_best"})
+"""Settings that a run may go on with other values of: nothing that is learned depends on them."""
 
 FLUSH_TIMEOUT_S = 60.0
 """How long the end of a training waits for the tracking server; the spool keeps the rest."""
@@ -59,20 +68,6 @@ class Outcome:
     steps: int
 
 
-def run_folder(workspace: Workspace, identity: str) -> Path:
-    """Where the checkpoints and the model of the run with this identity are kept.
-
-    Raises: ConfigError: the workspace is a URI; checkpoints need a file system that can rename.
-    """
-    if not workspace.is_local:
-        raise ConfigError(
-            f"checkpoints need a folder, and the workspace is {workspace.root}; "
-            "mount it as a shared file system and give that path"
-        )
-    slug = re.sub(r"[^\w.-]+", "_", identity)
-    return Path(workspace.checkpoints) / slug
-
-
 def train_tracked(
     config: ExperimentConfig,
     workspace: Workspace,
@@ -80,22 +75,59 @@ def train_tracked(
     request: RunRequest,
     on_report: Callable[[Report, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] = logger.warning,
     stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train to the end, from the newest checkpoint of this identity if there is one.
 
     Args: on_report: called on every rank after each validation with the report and the run's id;
-        on_progress: called on rank 0 at every step; stop: asked before every step, on every rank.
+        on_progress: called on rank 0 at every step; on_notice: called on rank 0 with what a person
+        should know although training goes on, such as a damaged checkpoint; stop: asked before
+        every step, on every rank.
     Raises: what the loop raises; the run is then FAILED, or KILLED if it was told to stop.
+        ConflictError: another process trains this run. EnvironmentFault: its folder cannot be
+        written; both before there is a run.
     """
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     require_trunk(config.loss)  # before there is a run that could only fail
-    folder = run_folder(workspace, request.identity)
-    shards = open_shards(shards_uri, keep_pixels=Path(workspace.pixels))
-    check_same_experiment(folder, config, shards)
-    if (folder / OUTCOME).exists():
-        return Outcome(**json.loads((folder / OUTCOME).read_text()))
-    run = _open(config, workspace, shards, request) if rank == 0 else None
+    folder = RunFolder(workspace, request.identity, rank)
+    shards = open_shards(shards_uri, keep_pixels=on_this_machine(workspace.pixels, "pixels"))
+    notice = on_notice if rank == 0 else lambda _: None
+    run: Run | None = None
+    try:
+        with folder.held(notice):
+            finished = None
+            if rank == 0:
+                check_same_experiment(folder, config, shards)
+                finished = folder.read(OUTCOME)
+            finished = _as_rank_0_says(finished)
+            if finished:
+                return Outcome(**finished)
+            run = _open(config, workspace, shards, request) if rank == 0 else None
+            resume = folder.newest(notice)
+            return _train(config, shards, folder, run, resume, on_report, on_progress, stop)
+    except (SystemExit, KeyboardInterrupt, TrainingStopped):  # by the scheduler, or by the user
+        if run:
+            run.close("KILLED", timeout_s=FLUSH_TIMEOUT_S)
+        raise
+    except BaseException as error:
+        if run:
+            run.set_tags({"tintlab.error": f"{type(error).__name__}: {error}"[:500]})
+            run.close("FAILED", timeout_s=FLUSH_TIMEOUT_S)
+        raise
+
+
+def _train(
+    config: ExperimentConfig,
+    shards: Shards,
+    folder: RunFolder,
+    run: Run | None,
+    resume: Path | None,
+    on_report: Callable[[Report, str], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+    stop: Callable[[], bool] | None,
+) -> Outcome:
+    """The loop, with what it reports sent to `run`, which rank 0 has."""
     run_id = run.run_id if run else ""
     metrics: dict[str, float] = {}
 
@@ -109,6 +141,7 @@ def train_tracked(
     def reported(report: Report) -> None:
         metrics.update(report.metrics)
         if run:
+            folder.publish(config.training)
             logged = {k: v for k, v in report.metrics.items() if k not in ("train/loss", "lr")}
             run.log_metrics(logged, report.step)
             if report.panel is not None:
@@ -121,41 +154,47 @@ def train_tracked(
         train(
             config,
             shards,
-            folder,
+            folder.local,
             validate=lambda model, data: validate(model, data, config.evaluation),
             report=reported,
-            resume=Checkpoints(folder).newest(),
-            progress=progressed if rank == 0 else None,
+            resume=resume,
+            progress=progressed if run else None,
             stop=stop,
         )
-        outcome = Outcome(run_id, str(folder / "model"), metrics, config.training.steps)
+    except TrainingStopped:  # with a checkpoint that no report is about
         if run:
-            _finish(run, folder, outcome, config, shards)
-    except (SystemExit, KeyboardInterrupt, TrainingStopped):  # by the scheduler, or by the user
-        if run:
-            run.close("KILLED", timeout_s=FLUSH_TIMEOUT_S)
+            folder.publish(config.training)
         raise
-    except BaseException as error:
-        if run:
-            run.set_tags({"tintlab.error": f"{type(error).__name__}: {error}"[:500]})
-            run.close("FAILED", timeout_s=FLUSH_TIMEOUT_S)
-        raise
+    outcome = Outcome(run_id, f"{folder.uri}/model", metrics, config.training.steps)
+    if run:
+        _finish(run, folder, outcome, config, shards)
     return outcome
 
 
-def check_same_experiment(folder: Path, config: ExperimentConfig, shards: Shards) -> None:
+def _as_rank_0_says(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What rank 0 read, on every rank: another one may look a moment later, and see something else.
+
+    It also keeps the others from the run's folder until rank 0 has it to itself.
+    """
+    if not distributed.is_initialized():
+        return found
+    box = [found]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def check_same_experiment(folder: RunFolder, config: ExperimentConfig, shards: Shards) -> None:
     """Refuse to continue a run with another configuration or other photos.
 
     Raises: ConfigError: names the first key that differs and both its values.
+        IntegrityError: the record of what it was started with is damaged.
     """
     now = {**config.flat(), "data set": shards.manifest.fingerprint}
-    record = folder / "experiment.json"
-    if not record.exists():
-        # Every rank may come here at once, all with the same bytes; each renames a file of its own.
-        write_whole(record, json.dumps(now, indent=2).encode())
+    before = folder.read(EXPERIMENT)
+    if before is None:
+        folder.write(EXPERIMENT, now)
         return
-    before = json.loads(record.read_text())
-    for key in sorted(now.keys() | before.keys()):
+    for key in sorted((now.keys() | before.keys()) - MAY_CHANGE):
         if now.get(key) != before.get(key):
             raise ConfigError(
                 f"{folder.name} was started with {key}={before.get(key)!r}, got {now.get(key)!r}; "
@@ -188,15 +227,14 @@ def group_of(config: ExperimentConfig) -> str:
 
 
 def _finish(
-    run: Run, folder: Path, outcome: Outcome, config: ExperimentConfig, shards: Shards
+    run: Run, folder: RunFolder, outcome: Outcome, config: ExperimentConfig, shards: Shards
 ) -> None:
-    newest = Checkpoints(folder).newest()
+    newest = Checkpoints(folder.local).newest()
     if newest is None:
-        raise TintlabError(f"no readable checkpoint in {folder} at the end of its training")
-    model = Path(outcome.model)
+        raise TintlabError(f"no readable checkpoint in {folder.uri} at the end of its training")
     lineage = {"run_id": run.run_id, "data_fingerprint": shards.manifest.fingerprint}
-    save_model(Checkpoints.load_ema(newest), config, model, metadata=lineage)
+    model = folder.save_model(Checkpoints.load_ema(newest), config, lineage)
     for file in sorted(model.iterdir()):
         run.log_artifact(file, "model")
     run.close("FINISHED", timeout_s=FLUSH_TIMEOUT_S)
-    write_whole(folder / OUTCOME, json.dumps(asdict(outcome), indent=2).encode())
+    folder.write(OUTCOME, asdict(outcome))
