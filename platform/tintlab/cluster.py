@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from tintlab.config import Workspace
@@ -118,7 +118,10 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
                 "folder; mount one file system on all of them, give a --workspace on it, and set "
                 "TINTLAB_SHARED_WORKSPACE=1 to say that it is shared"
             )
-        yield
+        # The raylet's messages go to standard output, whatever `log_to_driver` says (ray 2.60,
+        # _private/worker.py, listen_error_messages); that is for results.
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.stdout.flush()
         ray.shutdown()

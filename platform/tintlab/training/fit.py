@@ -54,27 +54,22 @@ def fit(
         itself failed, with its own message. KeyboardInterrupt: it was stopped.
     """
     import ray
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     check_resources(config.training, ray.cluster_resources())
     notice = on_notice or (lambda _: None)
     board = ray.remote(Board).options(num_cpus=0).remote()
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config.model_dump(),
-            "workspace": workspace.root,
-            "shards": shards_uri,
-            "request": request,
-            "board": board,
-        },
-        **_ray_settings(config.training, workspace, request),
-    )
+    payload = {
+        "config": config.model_dump(),
+        "workspace": workspace.root,
+        "shards": shards_uri,
+        "request": request,
+        "board": board,
+    }
     done = Event()
     watcher = Thread(target=watch, args=(board, on_progress, notice, done), daemon=True)
     watcher.start()
-    training = _InThread(trainer.fit)
+    training = _InThread(lambda: _fitted(payload, config.training, workspace, request))
     try:
         with _hang_timeout(config.training):
             training.wait(lambda: _ask_to_stop(board, notice))
@@ -125,6 +120,27 @@ def check_resources(training: TrainingConfig, available: dict[str, float]) -> No
         )
 
 
+def _fitted(
+    payload: dict[str, Any], training: TrainingConfig, workspace: Workspace, request: RunRequest
+) -> Any:
+    """Ray Train's result; a worker that dies while it is being started is tried again, too.
+
+    Ray restarts workers that die later, but takes this for a failure of its own controller.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import ControllerError
+
+    for left in reversed(range(training.max_restarts + 1)):
+        settings = _ray_settings(training, workspace, request)
+        try:
+            return TorchTrainer(train_worker, train_loop_config=payload, **settings).fit()
+        except ControllerError as error:
+            if not (left and isinstance(error.controller_failure, RayActorError)):
+                raise
+    raise AssertionError
+
+
 def _ray_settings(
     training: TrainingConfig, workspace: Workspace, request: RunRequest
 ) -> dict[str, Any]:
@@ -144,7 +160,9 @@ def _ray_settings(
             name=request.identity.replace("/", "_") + f"-{int(time.time())}",
             **storage_of(workspace),
             failure_config=FailureConfig(
-                max_failures=training.max_restarts, controller_failure_limit=START_FAILURES
+                max_failures=training.max_restarts,
+                # A worker that dies while it starts counts here or, later in its start, nowhere.
+                controller_failure_limit=max(START_FAILURES, training.max_restarts),
             ),
         ),
     }
