@@ -35,6 +35,12 @@ schedulers that send SIGTERM commonly kill 30 s later."""
 HANG_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 """Ray's own watch over workers that do not even answer, such as stopped processes."""
 
+POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", 0.5
+"""How often Ray Train looks whether workers have started, reported or ended; by default 2 s."""
+
+PREEMPTION_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""A process of Ray Train; a Ray on this machine alone has no node that could be taken away."""
+
 
 def fit(
     config: ExperimentConfig,
@@ -71,8 +77,7 @@ def fit(
     watcher.start()
     training = _InThread(lambda: _fitted(payload, config.training, workspace, request))
     try:
-        with _hang_timeout(config.training):
-            training.wait(lambda: _ask_to_stop(board, notice))
+        training.wait(lambda: _ask_to_stop(board, notice))
     except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
         if run_id := run_of(workspace, request.experiment, request.identity):
             set_final_status(workspace, run_id, "KILLED")
@@ -134,7 +139,8 @@ def _fitted(
     for left in reversed(range(training.max_restarts + 1)):
         settings = _ray_settings(training, workspace, request)
         try:
-            return TorchTrainer(train_worker, train_loop_config=payload, **settings).fit()
+            with _environment(training):
+                return TorchTrainer(train_worker, train_loop_config=payload, **settings).fit()
         except ControllerError as error:
             if not (left and isinstance(error.controller_failure, RayActorError)):
                 raise
@@ -262,17 +268,19 @@ def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _hang_timeout(training: TrainingConfig) -> Iterator[None]:
-    """Ray reads its setting from the environment of whoever starts the training."""
-    before = os.environ.get(HANG_VARIABLE)
-    os.environ[HANG_VARIABLE] = str(training.hang_timeout_s)
+def _environment(training: TrainingConfig) -> Iterator[None]:
+    """Ray Train reads some of its settings from the environment of whoever starts it."""
+    settings = {HANG_VARIABLE: str(training.hang_timeout_s), POLL_VARIABLE: str(POLL_S)}
+    if not os.environ.get("RAY_ADDRESS"):
+        settings[PREEMPTION_VARIABLE] = "0"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: before[name] or value for name, value in settings.items()})
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[HANG_VARIABLE]
-        else:
-            os.environ[HANG_VARIABLE] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
 
 
 def _failure_of(error: BaseException) -> TintlabError:
