@@ -20,7 +20,7 @@ class Command(StageCommand):
 
 def main(command: Command) -> Result:
     """Send it, and say how much it was."""
-    from tintlab.tracking.runs import sync, unsent
+    from tintlab.tracking.sync import sync, unsent
 
     if command.dry_run:
         waiting = unsent(command.place)

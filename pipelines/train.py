@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from tintlab.command import ExperimentCommand, base_experiment
 from tintlab.config import ExperimentConfig, to_json
@@ -28,19 +29,31 @@ def main(command: Command) -> Result:
     name = command.name or "train"
     preflight(command.place, f"train/{name}")  # before imports and Ray, which take seconds
     from tintlab.cluster import connect
+    from tintlab.tracking.spool import TroubleTeller
     from tintlab.training.fit import fit, line_of
+    from tintlab.training.loop import Progress
     from tintlab.training.tracked import RunRequest
 
     with connect(command.place), ProgressLine() as line:
+        identity = f"train/{name}"
+        teller = TroubleTeller(command.place, identity, partial(line.show, final=True))
+
+        def show(progress: Progress) -> None:
+            line.show(line_of(progress))
+            teller.look()
+
         outcome = fit(
             command.experiment,
-            *(command.place, command.shards_uri, RunRequest("train", name, f"train/{name}")),
-            on_progress=lambda progress: line.show(line_of(progress)),
-            on_notice=lambda text: line.show(text, final=True),
+            *(command.place, command.shards_uri, RunRequest("train", name, identity)),
+            on_progress=show,
+            on_notice=partial(line.show, final=True),
         )
+        teller.look()
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
-    text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
-    return Result(asdict(outcome), f"{text}\n\ntintlab promote --run {outcome.run_id}")
+    run = outcome.run_id or "not in the tracking store yet"
+    text = f"run {run}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
+    next_step = f"promote --run {outcome.run_id}" if outcome.run_id else "track sync"
+    return Result(asdict(outcome), f"{text}\n\ntintlab {next_step}")
 
 
 def planned(command: Command) -> Result:

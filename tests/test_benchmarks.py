@@ -59,7 +59,12 @@ def test_a_report_is_one_json_line_with_the_documented_keys(side_by_side: Module
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("name", "ratio"), [("loader", "crops_per_s"), ("prepare", "images_per_s")]
+    ("name", "ratio"),
+    [
+        ("loader", "crops_per_s"),
+        ("prepare", "images_per_s"),
+        ("tracking", "caller_us_per_point"),
+    ],
 )
 def test_a_benchmark_runs_and_prints_its_line_last(name: str, ratio: str) -> None:
     if name == "loader":

@@ -22,9 +22,10 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.tracking import runs
 from tintlab.tracking.reading import children, metric_history, run_config, run_metrics, run_of
-from tintlab.tracking.runs import open_run, set_final_status, sync
+from tintlab.tracking.runs import open_run, set_final_status
 from tintlab.tracking.spool import run_folder, spool_root
 from tintlab.tracking.store import connect, ensure_store
+from tintlab.tracking.sync import sync
 
 # SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses when its first store opens.
 pytestmark = pytest.mark.filterwarnings(
@@ -110,7 +111,7 @@ def test_everything_logged_is_seen_through_mlflow(workspace: Workspace) -> None:
     config = ExperimentConfig()
     before_ms = time.time() * 1000
     run = open_run(
-        workspace, "lr", "trial 0", "lr/0", parent=parent.run_id, tags={"group": "g", "seed": "3"}
+        workspace, "lr", "trial 0", "lr/0", parent="lr", tags={"group": "g", "seed": "3"}
     )
     run.log_config(config)
     for step in range(1500):  # more than MLflow takes at once

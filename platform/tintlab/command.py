@@ -9,7 +9,7 @@ import tyro
 
 from tintlab.config import ExperimentConfig, Workspace, load_config
 from tintlab.console import option
-from tintlab.errors import ConfigError
+from tintlab.errors import ConfigError, refuse_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,10 @@ class ExperimentCommand(StageCommand):
     experiment: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: the name or a setting holds a secret; both are written down."""
+        refuse_secrets({"--name": self.name or "", **self.experiment.flat()})
 
     @property
     def shards_uri(self) -> str:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from tintlab.errors import ConfigError, TintlabError
+from tintlab.redaction import redacted, redacted_tree
 
 Arguments = TypeVar("Arguments")
 
@@ -36,7 +37,7 @@ class Result:
 
 def say(message: str) -> None:
     """One line of progress, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(redacted(message), file=sys.stderr, flush=True)
 
 
 def parse(
@@ -122,11 +123,11 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
 
             return _failed(first_problem(error), ConfigError.exit_code, "ConfigError", as_json)
         if os.environ.get("TINTLAB_DEBUG") == "1":
-            traceback.print_exc()
+            say(traceback.format_exc())
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"unexpected {type(error).__name__}: {first} (TINTLAB_DEBUG=1 shows where)"
         return _failed(message, 1, type(error).__name__, as_json)
-    print(json.dumps(result.data) if as_json else result.text, flush=True)
+    print(json.dumps(redacted_tree(result.data)) if as_json else redacted(result.text), flush=True)
     return result.exit_code
 
 
@@ -148,7 +149,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _failed(message: str, code: int, kind: str, as_json: bool) -> int:
-    message = " ".join(message.split())
+    message = redacted(" ".join(message.split()))
     if as_json:
         error = {"code": code, "kind": kind, "message": message}
         print(json.dumps({"error": error}), flush=True)

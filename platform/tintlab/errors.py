@@ -9,14 +9,23 @@
     ├── IntegrityError           7    a hash does not match, a format version is not ours
     └── BudgetReached            8    the budget ended the work
 
-A message is one line: what is wrong, what was got, what to do.
+A message is one line: what is wrong, what was got, what to do. It may be logged by anyone who gets
+hold of the error, so it never has secrets in it.
 """
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tintlab.redaction import holds_secret, redacted
 
 
 class TintlabError(Exception):
     """A user's mistake or their machine's; printed as one line, never as a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(TintlabError):
@@ -59,3 +68,31 @@ class BudgetReached(TintlabError):
     """The budget ended the work before it was complete."""
 
     exit_code = 8
+
+
+def refuse_secrets(named: Mapping[str, object]) -> None:
+    """Refuse what will be logged, under these names, if it holds a secret.
+
+    Raises: ConfigError: it does; names which.
+    """
+    for name, value in named.items():
+        if holds_secret(f"{value}"):
+            raise ConfigError(
+                f"{name} holds a secret and would be logged: {value}; give it without"
+            )
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """Let no secret out of the block in a library's exception: whoever catches it may log it."""
+    try:
+        yield
+    except Exception as error:
+        if holds_secret(str(error)):
+            raise TintlabError(f"{type(error).__name__}: {error}") from None
+        told = error.__cause__ or error.__context__
+        while told:
+            if holds_secret(str(told)):
+                raise error from None
+            told = told.__cause__ or told.__context__
+        raise

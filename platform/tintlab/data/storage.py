@@ -24,13 +24,13 @@ HASH_CHUNK_BYTES = 1 << 20
 def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a path or URI, and its absolute path there.
 
-    Raises: EnvironmentFault: nothing here speaks the URI's protocol.
+    Raises: EnvironmentFault: nothing here speaks the URI's protocol, or nobody answers there.
     """
     if "://" not in uri:  # fsspec would read "::" in a file name as a chain of protocols
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
         fs, path = url_to_fs(uri)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:  # some drivers connect at once
         raise EnvironmentFault(f"cannot use {uri}: {' '.join(str(error).split())}") from None
     return fs, path.rstrip("/") or "/"
 

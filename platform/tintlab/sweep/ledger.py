@@ -139,6 +139,10 @@ class Ledger:
         trial.set_user_attr("run_id", run_id)
         trial.set_user_attr("metrics", metrics)
 
+    def found_run(self, number: int, run_id: str) -> None:
+        """Note the run of a trial that ended before the tracking store had told its id."""
+        self.study.set_user_attr(f"run_id {number}", run_id)
+
     def finish(self, number: int, state: State, reason: str | None = None) -> None:
         """Tell the study how a trial ended; a trial already told is left as it is."""
         frozen = self._frozen(number)
@@ -200,7 +204,7 @@ class Ledger:
             values=attrs["values"],
             score=score,
             step=attrs.get("step", 0),
-            run_id=attrs.get("run_id"),
+            run_id=attrs.get("run_id") or self.study.user_attrs.get(f"run_id {trial.number}"),
             attempts=attrs.get("attempts", 0),
             metrics=attrs.get("metrics", {}),
             reason=attrs.get("reason"),

@@ -25,13 +25,18 @@ from tintlab.settings import TrainingConfig
 from tintlab.sweep.ledger import Ledger, TrialRecord
 from tintlab.sweep.report import live_line
 from tintlab.sweep.space import VARIANT, Question, SearchSpace
-from tintlab.tracking.runs import Status, open_run, set_final_status, sync
+from tintlab.tracking.reading import run_of
+from tintlab.tracking.runs import Status, open_run, set_final_status
+from tintlab.tracking.sync import sync
 from tintlab.training.loop import Report
 from tintlab.training.perceptual import require_trunk
 from tintlab.training.tracked import RunRequest, train_tracked
 
 STOP_GRACE_S = 120
 """How long a reused process may take to end a stopped trial: it closes its run first."""
+
+FLUSH_TIMEOUT_S = 10.0
+"""How long a trial's end waits for the tracking store; the end of the sweep sends the rest."""
 
 ASHA_REDUCTION = 3
 """One trial in three goes on past a rung (Li et al. 2020, ASHA, uses 4; sweeps here are small)."""
@@ -76,26 +81,27 @@ def run_sweep(
         workspace.study_url, request.name, space, request.base, request.seed, manifest.fingerprint
     )
     ledger.close_halfway()
+    identity = f"sweep/{request.name}"
     parent = open_run(
         workspace,
         experiment=request.question.name,
         name=request.name,
-        identity=f"sweep/{request.name}",
+        identity=identity,
         tags={"question": request.question.text},
     )
     parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
-    search = LedgerSearch(ledger, request, workspace, shards_uri, parent.run_id, show)
+    search = LedgerSearch(ledger, request, workspace, shards_uri, identity, show)
     try:
         if search.remaining:
             _tune(search, request)
     except BaseException:  # the same command goes on with the same parent run
         parent.close("KILLED")
         raise
-    _await_spools(workspace, [record.identity for record in ledger.records()])
-    for record in ledger.records():
-        if record.run_id and record.state in MLFLOW_STATUS:
-            set_final_status(workspace, record.run_id, MLFLOW_STATUS[record.state])
+    try:
+        _settle_runs(workspace, ledger, request.question.name)
+    except EnvironmentFault as error:
+        show(f"{error}; tintlab track sync sends what is missing")
     best = ledger.ranked()[0]
     if best.score is not None:
         parent.log_metrics({f"best/{space.metric.removeprefix('val/')}": best.score}, 0)
@@ -104,14 +110,25 @@ def run_sweep(
     return ledger
 
 
-def _await_spools(workspace: Workspace, identities: list[str]) -> None:
-    """Send what the processes of stopped trials left unsent, once they are gone.
+def _settle_runs(workspace: Workspace, ledger: Ledger, experiment: str) -> None:
+    """See to it that every trial's run is whole and has the status that the ledger knows.
 
-    Tune does not wait for the process of the last trial it stops, which may still be sending.
+    What a trial's process left unsent is sent once it is gone: Tune does not wait for the process
+    of the last trial it stops, which may still be sending.
+
+    Raises: EnvironmentFault: the store does not answer, or is too slow for all of it.
     """
     deadline_s = time.monotonic() + STOP_GRACE_S
-    while sync(workspace, identities).still_open and time.monotonic() < deadline_s:
-        time.sleep(0.2)
+    for record in ledger.records():
+        while sync(workspace, [record.identity]).still_open and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        run_id = record.run_id or run_of(workspace, experiment, record.identity)
+        if run_id and not record.run_id:
+            ledger.found_run(record.number, run_id)
+        if run_id and record.state in MLFLOW_STATUS:
+            set_final_status(workspace, run_id, MLFLOW_STATUS[record.state])
+        if time.monotonic() > deadline_s:
+            raise EnvironmentFault(f"the tracking store {workspace.tracking_uri} is slow")
 
 
 class LedgerSearch(Searcher):
@@ -309,6 +326,7 @@ def trial(payload: dict[str, Any]) -> None:
             identity=payload["identity"],
             parent=payload["parent"],
             tags=tags,
+            flush_timeout_s=FLUSH_TIMEOUT_S,
         ),
         on_report=on_report,
     )

@@ -12,24 +12,26 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from mlflow.utils import mlflow_tags
 from PIL import Image
 
 from tintlab.config import ExperimentConfig, Workspace, to_json
-from tintlab.errors import ConfigError
+from tintlab.errors import ConfigError, refuse_secrets
+from tintlab.redaction import holds_secret, redacted, redacted_tree
 from tintlab.tracking import provenance
 from tintlab.tracking.locks import locked
 from tintlab.tracking.sender import Sender
 from tintlab.tracking.spool import (
+    TROUBLE,
     Record,
     Segment,
+    now_ms,
     read_records,
     remove_if_delivered,
     run_folder,
@@ -37,6 +39,7 @@ from tintlab.tracking.spool import (
     spool_root,
 )
 from tintlab.tracking.store import asking, first_line
+from tintlab.tracking.system_metrics import PREFIX, SystemMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,16 @@ RETRY_AT_MOST_S = 10.0
 """Longest pause between tries while the store is down; they start at SEND_EVERY_S and double."""
 
 RUN_ID_TIMEOUT_S = 30.0
-"""How long `run_id` waits for the store; a first migration on a slow machine takes about 10 s."""
+"""How long the store may take to answer first; migrating one on a slow machine takes about 10 s."""
+
+AWAY_TIMEOUT_S = 10.0
+"""How long the end of a run waits for a store that has not answered lately."""
+
+AWAY_AFTER_FAILURES = 2
+"""Tries in a row that got nothing to the store, after which it is taken to be away."""
+
+TEXT = {".json", ".txt", ".md", ".yaml", ".yml", ".csv", ".html", ".diff", ".log", ".toml", ".py"}
+"""Endings of artefacts that are read for secrets; others hold pixels or weights."""
 
 
 def open_run(
@@ -64,25 +76,26 @@ def open_run(
 
     What an earlier process left in the spool of this run is sent first.
 
-    Args: parent: run id of the sweep; tags: such as `group` and `seed`, by which the UI groups.
-    Raises: ConfigError: MLflow's search could not find such an identity again.
+    Args: parent: identity of the sweep's run; tags: such as `group` and `seed`, by which the UI
+        groups.
+    Raises: ConfigError: MLflow's search could not find such an identity again, or it is a secret.
     """
+    refuse_secrets({"a run's experiment": experiment, "its name": name, "its identity": identity})
     if "'" in identity and '"' in identity:
         raise ConfigError(f"a run's identity cannot hold both ' and \", got {identity}; drop one")
     if not workspace.is_local:
-        logger.warning("runs in %s are spooled in %s", workspace.root, spool_root(workspace))
-    known = provenance.source_tags() | dict(tags or {})
-    if parent:
-        known[mlflow_tags.MLFLOW_PARENT_RUN_ID] = parent
+        root = redacted(workspace.root)
+        logger.warning("runs in %s are spooled in %s", root, spool_root(workspace))
     header = {
         "kind": "open",
         "experiment": experiment,
         "name": name,
         "identity": identity,
-        "tags": known,
-        "time_ms": _now_ms(),
+        "parent": parent,
+        "tags": provenance.source_tags() | dict(tags or {}),
+        "time_ms": now_ms(),
     }
-    return Run(workspace, run_folder(workspace, identity), header)
+    return Run(workspace, run_folder(workspace, identity), redacted_tree(header))
 
 
 class Run:
@@ -93,7 +106,11 @@ class Run:
             self._logged = _already_logged(folder)
             self._earlier = Segment.left_behind(folder)
             self._segment = Segment.new(folder)
+        (folder / TROUBLE).unlink(missing_ok=True)
         self._folder = folder
+        self._opened_s = time.monotonic()
+        self._failures = 0  # since something was last sent
+        self._system_metrics: SystemMetrics | None = None
         self._sender = Sender(workspace, folder, header)
         self._segment.append(header)
         self._closed: Status | None = None
@@ -110,11 +127,27 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """The run's id in MLflow; waits for it once, and is empty if the store did not answer."""
+        """The run's id in MLflow; waits for the store's first answer, and is empty without one."""
         if not self._asked_for_id:
             self._asked_for_id = True
             self._sender.known.wait(RUN_ID_TIMEOUT_S)
         return self._sender.run_id
+
+    @property
+    def run_id_so_far(self) -> str:
+        """The run's id in MLflow, empty as long as it is not known; never waits."""
+        return self._sender.run_id
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an earlier process logged to this run, and what it logged is known here."""
+        return bool(self._logged)
+
+    def log_system_metrics(self) -> None:
+        """Log what this machine does, every few seconds until the run is closed."""
+        if self._system_metrics is None:
+            steps = [step for key, step, _ in self._logged if key.startswith(PREFIX)]
+            self._system_metrics = SystemMetrics(self.log_metrics, max(steps, default=-1) + 1)
 
     def log_config(self, config: ExperimentConfig) -> None:
         """The whole experiment: its flat form as params, and `config.json`, which rebuilds it."""
@@ -131,7 +164,7 @@ class Run:
         if self._logged:  # a resumed training repeats the steps since its checkpoint
             values = {k: v for k, v in values.items() if (k, step, v) not in self._logged}
         if values:
-            self._append("metrics", time_ms=_now_ms(), step=step, values=values)
+            self._append("metrics", time_ms=now_ms(), step=step, values=values)
 
     def log_image(self, key: str, step: int, rgb: UInt8[np.ndarray, "H W 3"]) -> None:
         """Log a picture that the UI shows by step; the key may hold letters, digits and _-./ ."""
@@ -141,7 +174,7 @@ class Run:
         # The name `MlflowClient.log_image` gives (mlflow 3.17 tracking/client.py:3333), but with an
         # id fixed here, so that sending it again replaces it; theirs is random and would add one.
         fixed = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._segment.path}/{self._files}")
-        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{fixed}.png"
+        name = f"{key.replace('/', '~')}+step+{step}+timestamp+{now_ms()}+{fixed}.png"
         path = self._new_file(name)
         png = io.BytesIO()
         Image.fromarray(rgb).save(png, "png", compress_level=1)  # speed matters here, size does not
@@ -152,8 +185,15 @@ class Run:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file under its own name; it must not be changed in place from now on.
 
+        A text with secrets in it is logged without them.
+
         Raises: FileNotFoundError: there is no such file.
         """
+        if path.suffix in TEXT:
+            text = path.read_text(errors="replace")
+            if holds_secret(text):
+                self.log_text(text, f"{folder}/{path.name}" if folder else path.name)
+                return
         target = self._new_file(path.name)
         try:
             os.link(path, target)  # no second copy of a model on the disk
@@ -165,7 +205,7 @@ class Run:
         """Log a text as the artefact `file`, such as `code/uncommitted.diff`."""
         folder, _, name = file.rpartition("/")
         path = self._new_file(name)
-        _write(path, text.encode())
+        _write(path, redacted(text).encode())
         self._append_file(path, folder or None, image=None)
 
     def log_dataset(self, fingerprint: str, uri: str, counts: Mapping[str, int]) -> None:
@@ -193,13 +233,15 @@ class Run:
     def close(self, status: Status, timeout_s: float = 60.0) -> bool:
         """End the run; False, with one warning, if the store has not everything by `timeout_s`.
 
-        Sending goes on while the process lives; the rest stays for `tintlab track sync`. Closing
-        twice changes nothing.
+        A store that is away is waited for AWAY_TIMEOUT_S at most. Sending goes on while the process
+        lives; the rest stays for `tintlab track sync`. Closing twice changes nothing.
         """
         if self._closed is None:
-            self._append("close", status=status, time_ms=_now_ms(), unless_ended=False)
+            if self._system_metrics:
+                self._system_metrics.stop()
+            self._append("close", status=status, time_ms=now_ms(), unless_ended=False)
             self._closed = status
-        delivered = self.flush(timeout_s)
+        delivered = self.flush(min(timeout_s, AWAY_TIMEOUT_S) if self._is_away else timeout_s)
         if delivered:
             self._thread.join(timeout_s)  # it tidies up the spool
         else:
@@ -209,6 +251,13 @@ class Run:
                 self._folder,
             )
         return delivered
+
+    @property
+    def _is_away(self) -> bool:
+        """Whether the store has not answered lately, or never although it had the time."""
+        if self._sender.run_id:
+            return self._failures >= AWAY_AFTER_FAILURES
+        return self._failures > 0 or time.monotonic() - self._opened_s > RUN_ID_TIMEOUT_S
 
     def _append(self, kind: str, **content: object) -> None:
         assert self._closed is None, f"{kind} logged to a run that is closed"
@@ -229,6 +278,7 @@ class Run:
         while True:
             self._wake.wait(pause_s)
             self._wake.clear()
+            sent_before = self._segment.acknowledged
             try:
                 self._segment.persist()
                 while self._earlier:
@@ -236,13 +286,12 @@ class Run:
                     self._earlier.pop(0).close()
                 self._sender.send(self._segment)
                 pause_s = SEND_EVERY_S
+                self._in_trouble(None)
             except Exception as error:  # whatever it is, a training must not end because of it
                 pause_s = min(2 * pause_s, RETRY_AT_MOST_S)
-                if not self._warned:
-                    self._warned = True
-                    logger.warning(
-                        "tracking store does not answer, spooling: %s", first_line(error)
-                    )
+                if self._segment.acknowledged > sent_before:
+                    self._failures = 0
+                self._in_trouble(error)
             with self._sent:
                 self._sent.notify_all()
             if self._closed and self._segment.acknowledged >= self._segment.end:
@@ -251,58 +300,21 @@ class Run:
         if self._closed == "FINISHED":
             remove_if_delivered(self._folder)
 
-
-def unsent(workspace: Workspace) -> int:
-    """How many runs have records in the spool that the store has not got."""
-    waiting = set()
-    for path in spool_root(workspace).glob("*/*.jsonl"):
-        acknowledged = path.with_suffix(".ack")
-        sent = int(acknowledged.read_text()) if acknowledged.exists() else 0
-        if path.stat().st_size > sent:
-            waiting.add(path.parent)
-    return len(waiting)
-
-
-@dataclass(frozen=True)
-class Synced:
-    """What `sync` did."""
-
-    runs: int
-    """Runs of which something was sent."""
-    records: int
-    """Records sent."""
-    still_open: int
-    """Runs left alone because a living process has them open."""
-
-
-def sync(workspace: Workspace, identities: Collection[str] | None = None) -> Synced:
-    """Send what processes that died left in the spool; a run none of them closed becomes FAILED.
-
-    Args: identities: look at these runs only.
-    Raises: EnvironmentFault: the store does not answer; what was sent until then stays sent.
-    """
-    runs = records = still_open = 0
-    root = spool_root(workspace)
-    wanted = None if identities is None else {run_folder(workspace, i) for i in identities}
-    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        if wanted is not None and folder not in wanted:
-            continue
-        with locked(run_lock(folder)):
-            total = len(list(folder.glob("*.jsonl")))
-            segments = Segment.left_behind(folder)
-        try:
-            if len(segments) < total:
-                still_open += 1
-                continue
-            sent, status = _send_all(workspace, folder, segments)
-        finally:
-            for segment in segments:
-                segment.close()
-        records += sent
-        runs += bool(sent)
-        if status == "FINISHED":
-            remove_if_delivered(folder)
-    return Synced(runs, records, still_open)
+    def _in_trouble(self, error: Exception | None) -> None:
+        """Warn once, and leave word for whoever started this training, while the store is away."""
+        word = self._folder / TROUBLE
+        if error is None:
+            self._failures = 0
+            word.unlink(missing_ok=True)
+            return
+        self._failures += 1
+        self._sender.known.set()  # nobody needs to wait for the id any longer
+        problem = f"tracking store does not answer, spooling: {first_line(error)}"
+        with suppress(OSError):  # the disk may be full
+            word.write_text(problem)
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s", problem)
 
 
 def set_final_status(workspace: Workspace, run_id: str, status: Status) -> None:
@@ -313,22 +325,6 @@ def set_final_status(workspace: Workspace, run_id: str, status: Status) -> None:
     with asking(workspace, unknown=f"no run {run_id} in {workspace.tracking_uri}") as client:
         if client.get_run(run_id).info.status != status:  # its own end time is the better one
             client.set_terminated(run_id, status)
-
-
-def _send_all(workspace: Workspace, folder: Path, segments: list[Segment]) -> tuple[int, str]:
-    records = [r for s in segments for r, _ in read_records(s.path) if r]
-    header = next((record for record in records if record["kind"] == "open"), None)
-    if header is None:
-        logger.warning("%s does not say which run it is of and was not sent", folder)
-        return 0, ""
-    last = records[-1]
-    if last["kind"] != "close":
-        last = {"kind": "close", "status": "FAILED", "time_ms": _now_ms(), "unless_ended": True}
-        segments[-1].append(last)
-    sender = Sender(workspace, folder, header)
-    with asking(workspace, unknown=f"the run of {folder} cannot be found in its store"):
-        sent = sum(sender.send(s) for s in segments if s.acknowledged < s.end)
-    return sent, str(last["status"])
 
 
 def _already_logged(folder: Path) -> set[tuple[str, int, float]]:
@@ -349,7 +345,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -58,8 +58,11 @@ class Sender:
         self._client: MlflowClient | None = None
         self._refused: set[str] = set()
         self._run_id = ""
+        self._experiment = ""
+        self._created = False
+        self._under_parent = False
         self.known = threading.Event()
-        """Set as soon as `run_id` is."""
+        """Set as soon as `run_id` is, or cannot be found out for now."""
 
     @property
     def run_id(self) -> str:
@@ -92,9 +95,12 @@ class Sender:
         run_id = self._run_id
         record = records[0]
         if kind == "open":
+            if self._created:  # with all of this, just now
+                self._created = False
+                return
             if client.get_run(run_id).info.status != "RUNNING":
                 client.update_run(run_id, status="RUNNING")
-            self._set_tags(client, record["tags"])
+            self._set_tags(client, self._tags(client, record))
         elif kind == "metrics":
             metrics = [
                 Metric(key, value, record["time_ms"], record["step"])
@@ -115,6 +121,8 @@ class Sender:
             inputs = [dataset_input(record)]
             self._deliver(lambda part: client.log_inputs(run_id, datasets=part), inputs, 1)
         elif kind == "close":
+            if self._header["parent"] and not self._under_parent:
+                self._set_tags(client, self._tags(client, self._header))
             ended = client.get_run(run_id).info.status != "RUNNING"
             if not (ended and record["unless_ended"]):
                 client.set_terminated(run_id, record["status"], record["time_ms"])
@@ -123,6 +131,7 @@ class Sender:
 
     def _find_or_create(self, client: MlflowClient, record: Record) -> str:
         experiment = experiment_id(client, self._workspace, record["experiment"])
+        self._experiment = experiment
         with locked(self._folder.with_name(f"{self._folder.name}.create.lock")):
             # Looked up first every time: an earlier create may have reached the store unanswered.
             found = find_run(client, experiment, record["identity"])
@@ -132,10 +141,21 @@ class Sender:
                         experiment,
                         start_time=record["time_ms"],
                         run_name=record["name"],
-                        tags={IDENTITY_TAG: record["identity"], **record["tags"]},
+                        tags={IDENTITY_TAG: record["identity"], **self._tags(client, record)},
                     ).info.run_id
                 )
+                self._created = True
         return found
+
+    def _tags(self, client: MlflowClient, record: Record) -> dict[str, str]:
+        """The tags of the run, with its parent's id if the store has the parent already."""
+        tags: dict[str, str] = dict(record["tags"])
+        if record["parent"]:
+            parent = find_run(client, self._experiment, record["parent"])
+            if parent:
+                tags[mlflow_tags.MLFLOW_PARENT_RUN_ID] = parent
+                self._under_parent = True
+        return tags
 
     def _set_tags(self, client: MlflowClient, values: dict[str, str]) -> None:
         tags = [RunTag(key, value) for key, value in values.items()]

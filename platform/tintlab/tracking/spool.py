@@ -4,11 +4,13 @@
     <spool>/<run>/000001.jsonl       one segment per process that opened the run, locked by it
                   000001.ack         how many of its bytes the store has
                   files/...          images and artefacts named by records
+                  trouble.txt        why the store does not get them, as long as it does not
 
 A record is one line: CRC-32 of the JSON in eight hex digits, a space, JSON. A process may die at
 any byte: a line without its end is a record that was never made, and a line whose CRC does not
 match is skipped with a warning. Everything a record asks for can be asked for twice with the same
-result, so the count of acknowledged bytes may lag behind.
+result, so the count of acknowledged bytes may lag behind. No record holds a secret, and nothing
+goes to MLflow by another way.
 """
 
 import hashlib
@@ -19,17 +21,24 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tintlab.config import Workspace
+from tintlab.redaction import redacted_tree
 from tintlab.tracking.locks import claimed, locked
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+
+TROUBLE = "trouble.txt"
+
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 
 
 def spool_root(workspace: Workspace) -> Path:
@@ -99,7 +108,9 @@ class Segment:
         It is with the operating system when this returns, so it outlives this process; `persist`
         makes it outlive the machine. A full disk delays records in memory and loses none.
         """
-        body = json.dumps(record, separators=(",", ":")).encode()
+        if record["kind"] != "metrics":  # names of metrics are our own, and speed counts there
+            record = redacted_tree(record)
+        body = _COMPACT.encode(record).encode()
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         with self._lock:
             self.end += len(line)
@@ -160,6 +171,22 @@ def parsed_line(line: bytes) -> Record | None:
     return record
 
 
+class TroubleTeller:
+    """Says once what keeps a run's records from the store: the run is in a process without a
+    terminal, and whoever started it should know."""
+
+    def __init__(self, workspace: Workspace, identity: str, tell: Callable[[str], None]) -> None:
+        self._file = run_folder(workspace, identity) / TROUBLE
+        self._tell: Callable[[str], None] | None = tell
+
+    def look(self) -> None:
+        """Tell it if there is some and it was not told before."""
+        if self._tell and self._file.exists():
+            with suppress(OSError):  # over in this very moment
+                self._tell(f"{self._file.read_text()}; tintlab track sync sends what is left")
+                self._tell = None
+
+
 def remove_if_delivered(folder: Path) -> None:
     """Remove a finished run's spool unless somebody writes to it or a record waits in it."""
     with locked(run_lock(folder)):
@@ -175,6 +202,11 @@ def remove_if_delivered(folder: Path) -> None:
         finally:
             for segment in segments:
                 segment.close()
+
+
+def now_ms() -> int:
+    """This moment as MLflow counts time."""
+    return time.time_ns() // 1_000_000
 
 
 def _digest(text: str) -> str:

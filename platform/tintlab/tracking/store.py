@@ -16,6 +16,7 @@ from mlflow.store.db import utils as database
 
 from tintlab.config import Workspace
 from tintlab.errors import ConfigError, EnvironmentFault, TintlabError
+from tintlab.redaction import redacted
 from tintlab.tracking.locks import locked
 
 CLIENT_DEFAULTS = {
@@ -139,6 +140,6 @@ def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, on one line."""
-    lines = str(error).strip().splitlines()
+    """What went wrong, on one line, without the secrets that a URI may carry."""
+    lines = redacted(str(error)).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import distributed
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.shards import Shards, open_shards
 from tintlab.data.storage import on_this_machine
-from tintlab.errors import ConfigError, TintlabError
+from tintlab.errors import ConfigError, TintlabError, refuse_secrets, without_secrets
 from tintlab.evaluation.validate import validate
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.checkpoints import Checkpoints
@@ -43,9 +43,6 @@ OUTCOME = "outcome.json"
 MAY_CHANGE = frozenset({"training.keep_last", "training.keep_best"})
 """Settings that a run may go on with other values of: nothing that is learned depends on them."""
 
-FLUSH_TIMEOUT_S = 60.0
-"""How long the end of a training waits for the tracking server; the spool keeps the rest."""
-
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -55,7 +52,10 @@ class RunRequest:
     name: str
     identity: str
     parent: str | None = None
+    """Identity of the sweep's run."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    flush_timeout_s: float = 60.0
+    """How long the end of a training waits for the tracking store; the spool keeps the rest."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Outcome:
     steps: int
 
 
+@without_secrets()
 def train_tracked(
     config: ExperimentConfig,
     workspace: Workspace,
@@ -105,15 +106,17 @@ def train_tracked(
                 return Outcome(**finished)
             run = _open(config, workspace, shards, request) if rank == 0 else None
             resume = folder.newest(notice)
-            return _train(config, shards, folder, run, resume, on_report, on_progress, stop)
+            return _train(
+                config, shards, folder, run, resume, request, on_report, on_progress, stop
+            )
     except (SystemExit, KeyboardInterrupt, TrainingStopped):  # by the scheduler, or by the user
         if run:
-            run.close("KILLED", timeout_s=FLUSH_TIMEOUT_S)
+            run.close("KILLED", request.flush_timeout_s)
         raise
     except BaseException as error:
         if run:
             run.set_tags({"tintlab.error": f"{type(error).__name__}: {error}"[:500]})
-            run.close("FAILED", timeout_s=FLUSH_TIMEOUT_S)
+            run.close("FAILED", request.flush_timeout_s)
         raise
 
 
@@ -123,12 +126,12 @@ def _train(
     folder: RunFolder,
     run: Run | None,
     resume: Path | None,
+    request: RunRequest,
     on_report: Callable[[Report, str], None] | None,
     on_progress: Callable[[Progress], None] | None,
     stop: Callable[[], bool] | None,
 ) -> Outcome:
     """The loop, with what it reports sent to `run`, which rank 0 has."""
-    run_id = run.run_id if run else ""
     metrics: dict[str, float] = {}
 
     def progressed(progress: Progress) -> None:
@@ -142,13 +145,15 @@ def _train(
         metrics.update(report.metrics)
         if run:
             folder.publish(config.training)
+        # A repeated report is known to the run's spool. Without one, all of it was delivered.
+        if run and (run.goes_on or not report.repeated):
             logged = {k: v for k, v in report.metrics.items() if k not in ("train/loss", "lr")}
             run.log_metrics(logged, report.step)
             if report.panel is not None:
                 enlarged = report.panel.repeat(PANEL_ZOOM, axis=0).repeat(PANEL_ZOOM, axis=1)
                 run.log_image("val/panel", report.step, enlarged)
         if on_report:
-            on_report(report, run_id)
+            on_report(report, run.run_id_so_far if run else "")
 
     try:
         train(
@@ -165,10 +170,9 @@ def _train(
         if run:
             folder.publish(config.training)
         raise
+    run_id = run.run_id if run else ""
     outcome = Outcome(run_id, f"{folder.uri}/model", metrics, config.training.steps)
-    if run:
-        _finish(run, folder, outcome, config, shards)
-    return outcome
+    return _finish(run, folder, outcome, config, shards, request) if run else outcome
 
 
 def _as_rank_0_says(found: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -186,9 +190,11 @@ def _as_rank_0_says(found: dict[str, Any] | None) -> dict[str, Any] | None:
 def check_same_experiment(folder: RunFolder, config: ExperimentConfig, shards: Shards) -> None:
     """Refuse to continue a run with another configuration or other photos.
 
-    Raises: ConfigError: names the first key that differs and both its values.
+    Raises: ConfigError: names the first key that differs and both its values; or one whose value is
+        a secret, which checkpoints, models and runs would all have in them.
         IntegrityError: the record of what it was started with is damaged.
     """
+    refuse_secrets(config.flat())
     now = {**config.flat(), "data set": shards.manifest.fingerprint}
     before = folder.read(EXPERIMENT)
     if before is None:
@@ -213,6 +219,7 @@ def _open(
         parent=request.parent,
         tags={"seed": str(config.training.seed), "group": group_of(config), **request.tags},
     )
+    run.log_system_metrics()
     run.log_config(config)
     run.log_environment()
     manifest = shards.manifest
@@ -227,14 +234,21 @@ def group_of(config: ExperimentConfig) -> str:
 
 
 def _finish(
-    run: Run, folder: RunFolder, outcome: Outcome, config: ExperimentConfig, shards: Shards
-) -> None:
+    run: Run,
+    folder: RunFolder,
+    outcome: Outcome,
+    config: ExperimentConfig,
+    shards: Shards,
+    request: RunRequest,
+) -> Outcome:
     newest = Checkpoints(folder.local).newest()
     if newest is None:
         raise TintlabError(f"no readable checkpoint in {folder.uri} at the end of its training")
-    lineage = {"run_id": run.run_id, "data_fingerprint": shards.manifest.fingerprint}
+    lineage = {"run_id": outcome.run_id, "data_fingerprint": shards.manifest.fingerprint}
     model = folder.save_model(Checkpoints.load_ema(newest), config, lineage)
     for file in sorted(model.iterdir()):
         run.log_artifact(file, "model")
-    run.close("FINISHED", timeout_s=FLUSH_TIMEOUT_S)
+    run.close("FINISHED", request.flush_timeout_s)
+    outcome = replace(outcome, run_id=run.run_id_so_far)  # a slow store may have answered by now
     folder.write(OUTCOME, asdict(outcome))
+    return outcome

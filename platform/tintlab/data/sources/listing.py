@@ -21,6 +21,7 @@ import fsspec
 
 from tintlab.data.storage import full_uri, is_local, resolve
 from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.redaction import redacted
 
 TAR, PARQUET, PLAIN, COMPRESSED_TAR = "tar", "parquet", "file", "compressed tar"
 """What a file is taken for, by the end of its name."""
@@ -112,7 +113,7 @@ def shown(uri: str) -> str:
     """A URI without the secrets that it may carry: user, password and signed query."""
     if "://" not in uri:
         return printable(uri)
-    return re.sub(r"://[^/@]*@", "://", uri.split("?", 1)[0])
+    return re.sub(r"://[^/@]*@", "://", redacted(uri.split("?", 1)[0]))
 
 
 def _expanded(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Source]:

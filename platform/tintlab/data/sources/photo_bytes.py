@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tintlab.data.decoding.images import Undecodable
 from tintlab.data.sources.parquet_photos import Cell, ImageColumn, cells, open_parquet
 from tintlab.data.storage import HASH_CHUNK_BYTES, is_local, resolve
+from tintlab.redaction import redacted
 
 MAX_FILE_BYTES = 256 << 20
 """A larger file is refused unread: 100 megapixels of 8-bit RGB take 300 MB without any compression,
@@ -154,4 +155,4 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, place: Place) -> bytes | Und
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return redacted(" ".join(str(error).split()))
