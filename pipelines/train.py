@@ -29,31 +29,19 @@ def main(command: Command) -> Result:
     name = command.name or "train"
     preflight(command.place, f"train/{name}")  # before imports and Ray, which take seconds
     from tintlab.cluster import connect
-    from tintlab.tracking.spool import TroubleTeller
     from tintlab.training.fit import fit, line_of
-    from tintlab.training.loop import Progress
     from tintlab.training.tracked import RunRequest
 
     with connect(command.place), ProgressLine() as line:
-        identity = f"train/{name}"
-        teller = TroubleTeller(command.place, identity, partial(line.show, final=True))
-
-        def show(progress: Progress) -> None:
-            line.show(line_of(progress))
-            teller.look()
-
         outcome = fit(
             command.experiment,
-            *(command.place, command.shards_uri, RunRequest("train", name, identity)),
-            on_progress=show,
+            *(command.place, command.shards_uri, RunRequest("train", name, f"train/{name}")),
+            on_progress=lambda progress: line.show(line_of(progress)),
             on_notice=partial(line.show, final=True),
         )
-        teller.look()
     rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
-    run = outcome.run_id or "not in the tracking store yet"
-    text = f"run {run}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
-    next_step = f"promote --run {outcome.run_id}" if outcome.run_id else "track sync"
-    return Result(asdict(outcome), f"{text}\n\ntintlab {next_step}")
+    text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
+    return Result(asdict(outcome), f"{text}\n\ntintlab {outcome.next_step}")
 
 
 def planned(command: Command) -> Result:
@@ -64,7 +52,7 @@ def planned(command: Command) -> Result:
     config, shards = command.experiment, open_shards(command.shards_uri)
     estimate = probe(config, shards)
     data = {"config": config.model_dump(), "data_fingerprint": shards.manifest.fingerprint}
-    return Result({**data, **asdict(estimate)}, f"{to_json(config)}{estimate.text}")
+    return Result(data | asdict(estimate), f"{to_json(config)}{estimate.text}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,12 @@ def canary(number: int) -> str:
     return f"Zq7{number:02d}cAnArYk9vXw3PtB{number:02d}"
 
 
+SPACE = '''"""Which learning rate?"""
+from optuna.distributions import FloatDistribution
+from tintlab.sweep.space import SearchSpace
+SPACE = SearchSpace(search={"schedule.peak_lr": FloatDistribution(1e-4, 2e-3)}, num_trials=1)
+'''
+
 KEY_ID = "AKIA" + canary(1).upper()[:16]
 PEM = f"-----BEGIN PRIVATE KEY-----\n{canary(13)}\n-----END PRIVATE KEY-----"
 
@@ -186,6 +192,8 @@ def test_thirty_canaries_are_in_no_byte(
         f"http://127.0.0.1:{port}/gone.png?token={canary(21)}\n"
         f"http://me:{canary(22)}@127.0.0.1:9/refused.png\n"
     )
+    space = tmp_path / "one.py"
+    space.write_text(SPACE)
     broken = tmp_path / "broken.yaml"
     broken.write_text(f"training:\n  password: {canary(23)}\n")
     try:
@@ -204,6 +212,7 @@ def test_thirty_canaries_are_in_no_byte(
         told = commands("train", *where, *shards, *TINY, "--name", "b", code=0, tracking=down)
         assert "does not answer" in told
         commands("track", "sync", *where, code=3, tracking=down)
+        commands("sweep", str(space), *where, *shards, *TINY, code=0, tracking=down)
         name = ["--name", f"ghp_{canary(29)}"]
         commands("train", *where, *shards, *TINY, *name, code=2)
         weights = ["--loss.perceptual-weights", f"https://host/alex.pth?token={canary(30)}"]

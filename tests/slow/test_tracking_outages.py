@@ -279,7 +279,7 @@ def test_a_server_that_takes_five_seconds_per_call(
     trackers = {"fast": server.uri, "slow": proxy.uri}
     with kept(workspace) as copies:
         both = {  # at the same time, so that what else this machine does slows both alike
-            name: start_tracked(tmp_path / name, shards, name, 400, 0.05, tracking)
+            name: start_tracked(tmp_path / name, shards, name, 300, 0.05, tracking)
             for name, tracking in trackers.items()
         }
         median_s = {

@@ -66,7 +66,7 @@ def result_of(ledger: Ledger, question: Question) -> Result:
     text = (
         f"{question.text}\n\n{ranking(ranked)}\n\n"
         f"best: trial {best.number}, {question.space.metric} {best.score:.4f}\n"
-        f"next: tintlab promote --run {best.run_id}"
+        f"next: tintlab {f'promote --run {best.run_id}' if best.run_id else 'track sync'}"
     )
     failed = any(record.state == "failed" for record in ranked)
     return Result(data, text, exit_code=4 if failed else 0)

@@ -91,10 +91,10 @@ def run_sweep(
     )
     parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
-    search = LedgerSearch(ledger, request, workspace, shards_uri, identity, show)
+    search = LedgerSearch(ledger, request, workspace, identity, show)
     try:
         if search.remaining:
-            _tune(search, request)
+            _tune(search, request, workspace, shards_uri)
     except BaseException:  # the same command goes on with the same parent run
         parent.close("KILLED")
         raise
@@ -139,7 +139,6 @@ class LedgerSearch(Searcher):
         ledger: Ledger,
         request: SweepRequest,
         workspace: Workspace,
-        shards_uri: str,
         parent: str,
         show: Callable[[str], None],
     ) -> None:
@@ -148,7 +147,6 @@ class LedgerSearch(Searcher):
         self._ledger, self._request, self._show = ledger, request, show
         self._payload = {
             "workspace": workspace.root,
-            "shards": shards_uri,
             "parent": parent,
             "rungs": rung_steps(request.base.training),
         }
@@ -223,7 +221,9 @@ class LedgerSearch(Searcher):
         """Nothing: the ledger is the record."""
 
 
-def _tune(search: LedgerSearch, request: SweepRequest) -> None:
+def _tune(
+    search: LedgerSearch, request: SweepRequest, workspace: Workspace, shards_uri: str
+) -> None:
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_GRACE_S)
     # Ray's own snapshots are never read back; every five minutes is rarely enough not to matter.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "300")
@@ -241,9 +241,10 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
                 "lower training.gpus_per_worker or use a larger cluster"
             )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    workspace = search._payload["workspace"]
+    # Tune writes a trial's configuration into its snapshots, and a URI may hold a password.
+    in_memory = tune.with_parameters(trial, shards_uri=shards_uri)
     tuner = tune.Tuner(
-        tune.with_resources(trial, resources),
+        tune.with_resources(in_memory, resources),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler_of(request.question.space, training),
@@ -252,7 +253,7 @@ def _tune(search: LedgerSearch, request: SweepRequest) -> None:
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=request.name, verbose=0, callbacks=[], **storage_of(Workspace(root=workspace))
+            name=request.name, verbose=0, callbacks=[], **storage_of(workspace)
         ),
     )
     tuner.fit()
@@ -302,7 +303,7 @@ def _cpus(trials_at_once: int) -> float:
     return float(max(1, min(max(nodes), sum(nodes) // trials_at_once)))
 
 
-def trial(payload: dict[str, Any]) -> None:
+def trial(payload: dict[str, Any], shards_uri: str) -> None:
     """One trial, in a Tune trial's process."""
     import torch
 
@@ -319,7 +320,7 @@ def trial(payload: dict[str, Any]) -> None:
     train_tracked(
         ExperimentConfig.model_validate(payload["config"]),
         Workspace(root=payload["workspace"]),
-        payload["shards"],
+        shards_uri,
         RunRequest(
             experiment=payload["experiment"],
             name=f"{payload['sweep']}-{number:03d}",

@@ -148,7 +148,7 @@ class BoardLink:
 
 def watch(
     board: Any,
-    show: Callable[[Progress], None] | None,
+    show: Callable[[Progress], None],
     notice: Callable[[str], None],
     done: Event,
 ) -> None:
@@ -180,6 +180,6 @@ def watch(
             )
         for text in seen.notices[len(shown.notices) :]:
             notice(text)
-        if show and seen.latest and seen.latest != shown.latest:
+        if seen.latest and seen.latest != shown.latest:
             show(seen.latest)
         shown = replace(seen, attempts=max(1, seen.attempts))

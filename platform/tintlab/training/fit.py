@@ -20,6 +20,7 @@ from tintlab.errors import EnvironmentFault, TintlabError
 from tintlab.settings import TrainingConfig
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import set_final_status
+from tintlab.tracking.spool import TroubleTeller
 from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink, watch
 from tintlab.training.failures import TrainingDiverged, TrainingStopped, failure_class
 from tintlab.training.loop import Progress, Report
@@ -72,8 +73,15 @@ def fit(
         "request": request,
         "board": board,
     }
+    teller = TroubleTeller(workspace, request.identity, notice)
+
+    def shown(progress: Progress) -> None:
+        teller.look()
+        if on_progress:
+            on_progress(progress)
+
     done = Event()
-    watcher = Thread(target=watch, args=(board, on_progress, notice, done), daemon=True)
+    watcher = Thread(target=watch, args=(board, shown, notice, done), daemon=True)
     watcher.start()
     training = _InThread(lambda: _fitted(payload, config.training, workspace, request))
     try:
@@ -87,6 +95,7 @@ def fit(
     finally:
         done.set()
         watcher.join()
+        teller.look()
         ray.kill(board)
     returned = training.result.return_value
     if isinstance(returned, TrainingStopped) and training.interrupt:

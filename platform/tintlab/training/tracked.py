@@ -67,6 +67,11 @@ class Outcome:
     metrics: dict[str, float]
     steps: int
 
+    @property
+    def next_step(self) -> str:
+        """What may be done now; a run that no store knows yet cannot be promoted."""
+        return f"promote --run {self.run_id}" if self.run_id else "track sync"
+
 
 @without_secrets()
 def train_tracked(
