@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from tintlab.command import ExperimentCommand, base_experiment
 from tintlab.config import ExperimentConfig, to_json
@@ -37,9 +36,9 @@ def main(command: Command) -> Result:
             command.experiment,
             *(command.place, command.shards_uri, RunRequest("train", name, f"train/{name}")),
             on_progress=lambda progress: line.show(line_of(progress)),
-            on_notice=partial(line.show, final=True),
+            on_notice=lambda text: line.show(text, final=True),
         )
-    rows = [[key, value] for key, value in sorted(outcome.metrics.items())]
+    rows = sorted(outcome.metrics.items())
     text = f"run {outcome.run_id}, {outcome.steps} steps\n{table(['metric', 'value'], rows)}"
     return Result(asdict(outcome), f"{text}\n\ntintlab {outcome.next_step}")
 
