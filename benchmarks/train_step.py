@@ -64,9 +64,12 @@ def main() -> None:
     rows: dict[str, list[float]] = {"bare": [], "ours": [], "unreachable": []}
     with packaged_shards() as shards, tempfile.TemporaryDirectory() as folder:
         number = count()
+        # The first training in a workspace makes the tracking database, for some seconds.
+        trained(Path(folder), "first", shards.uri, WARM_UP_STEPS + 20, {})
 
         def ours(name: str, **variables: str) -> dict[str, float]:
-            found = trained(Path(folder) / f"{name}{next(number)}", shards.uri, steps, variables)
+            run = f"{name}-{next(number)}"
+            found = trained(Path(folder), run, shards.uri, steps, variables)
             rows[name].append(found["steps_per_s"])
             return found
 
@@ -96,12 +99,14 @@ def main() -> None:
     print(report("train_step", metrics, found["bare"], ratio, ("torch", "ray", "mlflow")))
 
 
-def trained(folder: Path, shards: str, steps: int, variables: dict[str, str]) -> dict[str, float]:
+def trained(
+    folder: Path, name: str, shards: str, steps: int, variables: dict[str, str]
+) -> dict[str, float]:
     """One `tintlab train`; steps per second by the times of the metrics that it logged."""
     options = ["--training.steps", str(steps), "--training.eval-every-steps", str(steps)]
-    command = [sys.executable, "-m", "pipelines", "train", "--workspace", str(folder)]
+    command = [sys.executable, "-m", "pipelines", "train", "--name", name]
     done = subprocess.run(
-        [*command, "--shards", shards, *options],
+        [*command, "--workspace", str(folder), "--shards", shards, *options],
         capture_output=True,
         text=True,
         check=False,
@@ -114,7 +119,7 @@ def trained(folder: Path, shards: str, steps: int, variables: dict[str, str]) ->
     )
     assert said, done.stderr
     parts = dict(zip(("ray", "workers", "model"), map(float, said.groups()[1:]), strict=True))
-    times = logged_times(folder)
+    times = logged_times(folder, name)
     first, last = min(t for t in times if t >= WARM_UP_STEPS), max(times)
     return {
         "steps_per_s": 1000 * (last - first) / (times[last] - times[first]),
@@ -123,13 +128,15 @@ def trained(folder: Path, shards: str, steps: int, variables: dict[str, str]) ->
     }
 
 
-def logged_times(folder: Path) -> dict[int, int]:
+def logged_times(folder: Path, name: str) -> dict[int, int]:
     """When each logged step was done, in milliseconds; from the spool or from the store."""
-    spooled = [json.loads(line[9:]) for f in folder.rglob("*.jsonl") for line in f.open()]
+    files = (folder / "spool").glob(f"train_{name}-*/*.jsonl")
+    spooled = [json.loads(line[9:]) for file in files for line in file.open()]
     if spooled:
         return {r["step"]: r["time_ms"] for r in spooled if "lr" in r.get("values", {})}
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    [run] = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    [run] = client.search_runs(experiments, f"attributes.run_name = '{name}'")
     history = client.get_metric_history(run.info.run_id, "lr")
     times: dict[int, int] = {}
     for point in sorted(history, key=lambda point: point.timestamp):

@@ -25,8 +25,9 @@ from tintlab.training.failures import (
     failure_class,
     is_out_of_memory,
 )
-from tintlab.training.loop import Progress, Report, train
+from tintlab.training.loop import Report, train
 from tintlab.training.objective import Objective
+from tintlab.training.progress import Progress
 from tintlab.training.schedule import learning_rate
 
 TINY = ExperimentConfig().replaced(
@@ -482,7 +483,7 @@ def test_stopped_on_request_loses_no_step_and_no_digit_of_a_report(shards, tmp_p
     # Means over the steps since the last report count those before the stop, too.
     fresh = [r for r in first.reports + second.reports if not r.repeated]
     assert [untimed(r.metrics) for r in fresh] == [untimed(r.metrics) for r in through.reports]
-    assert sum(r.repeated for r in second.reports) == (at == 4)
+    assert not any(r.repeated for r in second.reports)  # nothing was reported at the stop
 
 
 def test_a_stop_at_the_last_step_is_the_end(shards, tmp_path):
@@ -549,6 +550,7 @@ def test_fp16_leaves_out_overflows_and_finds_its_scale(shards, tmp_path, monkeyp
     once = run(config, shards, tmp_path / "once")
     state = read_state(Checkpoints(tmp_path / "once").at(6))
     assert once.reports[-1].metrics["train/skipped_steps"] == state.skipped_steps
+    assert state.overflowed_steps == state.skipped_steps  # none of those that are allowed for
     assert state.loss_scale == 2.0 ** (16 - state.skipped_steps)
     # A loss that is not finite is no overflow of a gradient.
     monkeypatch.undo()
@@ -601,6 +603,47 @@ def test_channels_last_learns_the_same(shards, tmp_path):
     assert last.losses == pytest.approx(plain.losses, rel=1e-4)
     for name, weight in load_file(last.reports[-1].checkpoint / WEIGHTS).items():
         assert weight.is_contiguous(), name  # a checkpoint is the same either way
+
+
+def test_channels_last_stopped_and_resumed_equals_uninterrupted(shards, tmp_path):
+    """Moments must lie in memory as their weights do."""
+    config = TINY.replaced({"training.channels_last": True})
+    through = run(config, shards, tmp_path / "through")
+    stopped(config, shards, tmp_path / "stopped", at=3)
+    resumed = run(
+        config, shards, tmp_path / "stopped", resume=Checkpoints(tmp_path / "stopped").newest()
+    )
+    assert tensors(resumed.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
+
+
+def test_channels_last_and_fsdp_exclude_each_other():
+    with pytest.raises(ValueError, match="channels_last does not go with"):
+        TrainingConfig(channels_last=True, parallelism="fsdp")
+
+
+def test_a_step_that_is_left_out_moves_no_statistic_of_batch_norm(shards, tmp_path, monkeypatch):
+    config = TINY.replaced(
+        {
+            "training.skip_non_finite_steps": 1,
+            "training.eval_every_steps": 1,
+            "model.encoder_norm": "batch",
+        }
+    )
+    poisoned(monkeypatch, call=4, poison=lambda total, terms: (total * math.nan, terms))
+    seen: list[dict[str, torch.Tensor]] = []
+    train(
+        config,
+        shards,
+        tmp_path,
+        score,
+        lambda r: seen.append(load_file(r.checkpoint / WEIGHTS)),
+        None,
+    )
+    statistics = [name for name in seen[0] if "running" in name]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(seen[3][name], seen[2][name]), name
+        assert not torch.equal(seen[4][name], seen[3][name]), name
 
 
 def test_the_time_left_is_that_of_the_steps_left(shards, tmp_path):

@@ -21,10 +21,11 @@ from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.tracking.store import ensure_store
 from tintlab.training import lr_range, lr_range_tracked
-from tintlab.training.loop import Progress, TrainingDiverged, train
+from tintlab.training.loop import TrainingDiverged, train
 from tintlab.training.lr_range import Curve, Point, Rise, range_test, suggested
 from tintlab.training.lr_range_report import picture, text
 from tintlab.training.objective import Objective
+from tintlab.training.progress import Progress
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"

@@ -8,7 +8,8 @@ from lab_data_set import row_of, write_data_set
 from tintlab.config import ExperimentConfig
 from tintlab.data.photos import packaged_photos
 from tintlab.data.shards import open_shards
-from tintlab.training.loop import Progress, Report, train
+from tintlab.training.loop import Report, train
+from tintlab.training.progress import Progress
 
 PHOTO_PX = 32
 

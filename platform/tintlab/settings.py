@@ -207,6 +207,11 @@ class TrainingConfig(Settings):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainingConfig":
+        if self.channels_last and self.parallelism == "fsdp":
+            raise ValueError(
+                "training.channels_last does not go with training.parallelism=fsdp, which shares "
+                "out rows of weights; set one of them back"
+            )
         fewest = self.min_workers or self.workers
         if fewest > self.workers:
             raise ValueError(

@@ -219,7 +219,7 @@ def test_a_diverging_training_ends_at_once_and_is_not_tried_again(
     assert [status for _, status in runs(workspace)] == ["FAILED"]
 
 
-def test_a_shard_altered_while_training_is_named(tmp_path: Path, figure: Figure) -> None:
+def test_a_shard_cut_short_is_named(tmp_path: Path, figure: Figure) -> None:
     workspace, folder = tmp_path / "workspace", tmp_path / "shards"
     shards = data_set(folder)
     done = ran(workspace, shards, "--training.steps", "20")

@@ -128,7 +128,7 @@ def measured(
         ciede2000=ciede2000(picture, truth),
         colorfulness=colorfulness(picture),
         colorfulness_absolute=colorfulness_absolute(picture),
-        lpips=None if perceptual is None else _distance(perceptual, picture, truth),
+        lpips=None if perceptual is None else distance(perceptual, picture, truth),
     )
 
 
@@ -184,7 +184,7 @@ def _lpips_file(settings: EvaluationConfig) -> Path | None:
     return cached if cached.is_file() else None
 
 
-def _distance(network: PerceptualDistance, picture: np.ndarray, truth: np.ndarray) -> float:
+def distance(network: PerceptualDistance, picture: np.ndarray, truth: np.ndarray) -> float:
     """One pair at a time: the figure of a photo must not depend on the batch it came in."""
     pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255 for rgb in (picture, truth)]
     with torch.inference_mode():

@@ -5,6 +5,7 @@ are painted with the same noise every time, and only the model changes between t
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import distributed
 
 from tintlab.data.batches import eval_batches
 from tintlab.data.shards import Shards
+from tintlab.evaluation.decodes import distance, lpips_name, make_lpips
 from tintlab.evaluation.evaluate import paint
 from tintlab.evaluation.ladder import evaluating, no_photos, teacher_forced
 from tintlab.evaluation.metrics import (
@@ -27,7 +29,7 @@ from tintlab.model.colorizer import Colorizer
 from tintlab.settings import EvaluationConfig
 
 PANEL_METRICS = ("val/psnr_db", "val/ssim", "val/colorfulness_ratio")
-"""What is measured on the panel's photos only."""
+"""What is measured on the panel's photos only; so is LPIPS, where its weights are."""
 
 
 def validate(
@@ -61,8 +63,10 @@ def validate(
         panel, painted = _panel(model, shards, config, split)
 
     # The panel's figures are 0 on every rank but the first, so that the sum is rank 0's.
+    lpips = lpips_name(config)
+    names = (*PANEL_METRICS, *([f"val/{lpips}"] if lpips else []))
     sums = torch.tensor(
-        [bits, parallel_bits, photos, *(painted.get(key, 0.0) for key in PANEL_METRICS)],
+        [bits, parallel_bits, photos, *(painted.get(key, 0.0) for key in names)],
         dtype=torch.float64,
         device=next(model.parameters()).device,
     )
@@ -70,7 +74,10 @@ def validate(
         distributed.all_reduce(sums)
     bits, parallel_bits, total, *of_panel = sums.tolist()
     metrics = {"val/bits_per_dim": bits / total, "val/parallel_bits_per_dim": parallel_bits / total}
-    return metrics | dict(zip(PANEL_METRICS, of_panel, strict=True)), panel
+    return metrics | dict(zip(names, of_panel, strict=True)), panel
+
+
+_lpips = lru_cache(maxsize=1)(make_lpips)  # its weights are read once in a training
 
 
 def _panel(
@@ -91,4 +98,7 @@ def _panel(
             [colorfulness(p.truth) for p in paintings],
         ),
     }
+    if perceptual := _lpips(config):
+        distances = [distance(perceptual, p.coloured, p.truth) for p in paintings]
+        figures[f"val/{lpips_name(config)}"] = float(np.mean(distances))
     return strip([(p.grey, p.coloured, p.truth) for p in paintings]), figures

@@ -327,9 +327,9 @@ def set_final_status(workspace: Workspace, run_id: str, status: Status) -> None:
             client.set_terminated(run_id, status)
 
 
-def _already_logged(folder: Path) -> set[tuple[str, int, float]]:
+def _already_logged(folder: Path) -> set[tuple[str, int, float | int]]:
     """Points and pictures that earlier processes logged, as (key, step, value or checksum)."""
-    logged: set[tuple[str, int, float]] = set()
+    logged: set[tuple[str, int, float | int]] = set()
     for path in sorted(folder.glob("*.jsonl")):
         for record, _ in read_records(path):
             if record and record["kind"] == "metrics":

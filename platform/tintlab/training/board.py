@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from tintlab.errors import TintlabError
-from tintlab.training.loop import Progress
+from tintlab.training.progress import Progress
 
 STDERR = 2
 
@@ -34,6 +34,8 @@ class Seen:
     """When the first step was done."""
     notices: tuple[str, ...] = ()
     """What a person should know although training goes on."""
+    failure: TintlabError | None = None
+    """What no further attempt will change."""
 
 
 class Board:
@@ -68,7 +70,7 @@ class Board:
     def read(self) -> Seen:
         """What is on it."""
         times_s = (self._began_s, self._first_step_s)
-        return Seen(self._latest, self._attempts, *times_s, self._notices)
+        return Seen(self._latest, self._attempts, *times_s, self._notices, self._failure)
 
     def fail(self, error: TintlabError) -> None:
         """No further attempt will go better than this one."""
@@ -90,7 +92,7 @@ class BoardLink:
         self._board, self._first, self._timeout_s = board, rank == 0, hang_timeout_s
         self._armed_s = self._wrote_s = self._asked_s = -WATCH_EVERY_S
         self._answer: Any = None
-        self._stop = False
+        self._stop = self._closed = False
         self.alive()
 
     def begin(self) -> TintlabError | None:
@@ -103,7 +105,7 @@ class BoardLink:
     def alive(self) -> None:
         """Put off the end of this process, which comes `hang_timeout_s` after the last call."""
         now_s = time.monotonic()
-        if now_s - self._armed_s >= WATCH_EVERY_S:
+        if now_s - self._armed_s >= WATCH_EVERY_S and not self._closed:
             self._armed_s = now_s
             # A thread of C, so that it works whatever holds Python up; it prints where that was.
             faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
@@ -143,6 +145,7 @@ class BoardLink:
 
     def close(self) -> None:
         """The work of this process is done; it may take its time from now on."""
+        self._closed = True
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -172,11 +175,11 @@ def watch(
                 f"workers {seen.began_s - called_s:.1f}, "
                 f"photos, model and step {seen.first_step_s - seen.began_s:.1f}"
             )
-        if seen.attempts > shown.attempts:
+        if seen.attempts > shown.attempts and not seen.failure:
             where = f"after step {seen.latest.step}" if seen.latest else "before the first step"
             notice(
-                f"a worker died or hung {where}; going on from the newest checkpoint "
-                f"(restart {seen.attempts - 1})"
+                f"workers died, hung or changed in number {where}; going on from the newest "
+                f"checkpoint (restart {seen.attempts - 1})"
             )
         for text in seen.notices[len(shown.notices) :]:
             notice(text)

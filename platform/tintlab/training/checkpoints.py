@@ -97,6 +97,8 @@ class State(Settings):
     """The whole experiment."""
     skipped_steps: int = 0
     """Steps left out because something in them was not finite."""
+    overflowed_steps: int = 0
+    """fp16: those of them that had gradients too large for its range, which is expected."""
     loss_scale: float = 1.0
     """fp16: the factor of the loss."""
     steps_at_loss_scale: int = 0

@@ -10,7 +10,7 @@ raised, and the next attempt then ends at once.
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any
 
@@ -23,7 +23,8 @@ from tintlab.tracking.runs import set_final_status
 from tintlab.tracking.spool import TroubleTeller
 from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink, watch
 from tintlab.training.failures import TrainingDiverged, TrainingStopped, failure_class
-from tintlab.training.loop import Progress, Report
+from tintlab.training.loop import Report
+from tintlab.training.progress import Progress
 from tintlab.training.tracked import Outcome, RunRequest, train_tracked
 
 START_FAILURES = 2
@@ -62,10 +63,12 @@ def fit(
     """
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     check_resources(config.training, ray.cluster_resources())
     notice = on_notice or (lambda _: None)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     payload = {
         "config": config.model_dump(),
         "workspace": workspace.root,
@@ -87,11 +90,12 @@ def fit(
     try:
         training.wait(lambda: _ask_to_stop(board, notice))
     except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
-        if run_id := run_of(workspace, request.experiment, request.identity):
-            set_final_status(workspace, run_id, "KILLED")
+        with suppress(TintlabError):  # the store may be away, or know nothing of this run yet
+            if run_id := run_of(workspace, request.experiment, request.identity):
+                set_final_status(workspace, run_id, "KILLED")
         raise
     except TrainingFailedError as error:
-        raise _failure_of(error) from error
+        raise ray.get(board.read.remote()).failure or _failure_of(error) from error
     finally:
         done.set()
         watcher.join()
@@ -201,7 +205,10 @@ def train_worker(payload: dict[str, Any]) -> Outcome | TintlabError:
         torch.cuda.set_device(device)  # the loop trains on the current device
 
     def on_report(report: Report, run_id: str) -> None:
-        link.alive()
+        if report.finished:
+            link.close()  # what is left, such as telling the tracking store, may take its time
+        else:
+            link.alive()
         ray.train.report({**report.metrics, "step": report.step, "run_id": run_id})
 
     try:

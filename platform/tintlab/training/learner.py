@@ -48,6 +48,7 @@ from tintlab.training.workers import (
     gradients_kept_local,
     joined,
     whole,
+    whole_on_first,
 )
 
 FIRST_SCALE, LEAST_SCALE = 2.0**16, 1.0
@@ -117,12 +118,15 @@ class Learner:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         torch.manual_seed(training.seed)
-        self.model = Colorizer(config.model, config.bins).to(device)
+        # What is shared out is built in main memory, and goes to the device in shares.
+        shares = training.parallelism == "fsdp" and workers.count > 1
+        built_on = torch.device("cpu") if shares else device
+        self.model = Colorizer(config.model, config.bins).to(built_on)
         if training.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if training.activation_checkpointing:
             self.model.recompute_activations()
-        self.objective = Objective(self.model, config, statistics).to(device)
+        self.objective = Objective(self.model, config, statistics).to(built_on)
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         how = training.parallelism
         if how == "fsdp":
@@ -139,6 +143,8 @@ class Learner:
         Args: stop: this worker was asked to stop; travels with the sums, at no cost.
         """
         self.model.train()
+        # Moving statistics (batch norm) are moved by the forward pass already.
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.objective.terms
         sums = torch.zeros(len(terms) + 1, dtype=torch.float64, device=self.device)
@@ -166,9 +172,12 @@ class Learner:
             self._update(step, lr)
             if self.config.training.precision == "fp16":
                 self.scale.no_overflow()
-        elif problem == "gradient norm" and self.scale.value > LEAST_SCALE:
-            overflow = True
-            self.scale.overflow()
+        else:
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            if problem == "gradient norm" and self.scale.value > LEAST_SCALE:
+                overflow = True
+                self.scale.overflow()
         return Step(totals, gradient_norm, stops > 0, problem, overflow)
 
     def averaged(self) -> Colorizer:
@@ -182,9 +191,10 @@ class Learner:
         return model.eval().requires_grad_(False)
 
     def tensors(self) -> tuple[Tensors, Tensors, Tensors]:
-        """Weights, averaged weights and the optimizer's moments, whole; every worker must call."""
+        """Weights, averaged weights and the optimizer's moments, whole and in main memory, on the
+        first worker; nothing on the others, but every worker must call it."""
         parts = (self.model.state_dict(), self.ema.state_dict(), moments_by_name(self.optimizer))
-        weights, ema, moments = (whole(part) for part in parts)
+        weights, ema, moments = (whole_on_first(part, self.workers) for part in parts)
         return weights, ema, moments
 
     def take_up(self, weights: Tensors, ema: Tensors, moments: Tensors, source: str) -> None:

@@ -36,24 +36,9 @@ from tintlab.training.failures import (
     out_of_memory,
 )
 from tintlab.training.learner import Learner, LossScale, Step
+from tintlab.training.progress import Progress
 from tintlab.training.schedule import evaluates_after, learning_rate
 from tintlab.training.workers import Workers
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is, after every optimizer step."""
-
-    step: int
-    """Optimizer steps done."""
-    total_steps: int
-    loss: float
-    """Training loss of this step, over all workers."""
-    lr: float
-    images_per_s: float
-    """Over all workers since the last report, validation and checkpoints not counted."""
-    eta_s: float
-    """Time that the steps left will take at that speed, without validations."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +114,7 @@ class _Course:
         self.workers = Workers.here()
         self.learner = Learner(config, shards.manifest.ab, device, self.workers)
         self.step = 0  # optimizer steps done
-        self.skipped = 0
+        self.skipped = self.overflowed = 0
         self.since = SinceReport()
         self.kept: Path | None = None
 
@@ -148,6 +133,9 @@ class _Course:
             report(repeated)
         if resume is not None and self.step == training.steps:
             return resume
+        if resume is not None and repeated is None and evaluates_after(self.step, self.config):
+            last_lr = learning_rate(self.step - 1, self.config.schedule, training.steps)
+            report(self._evaluate(validate, last_lr))
         batches = self._batches()
         began = time.perf_counter()
         while self.step < training.steps:
@@ -158,14 +146,12 @@ class _Course:
             self._count(taken, now - began)
             began = now
             progress(self._progress(taken, lr))
+            if taken.stop and self.step < training.steps:
+                self._keep({})  # without the validation that may be due: it takes its time
+                raise TrainingStopped(self.step, training.steps)
             if evaluates_after(self.step, self.config):
                 report(self._evaluate(validate, lr))
-                self.since = SinceReport()
                 began = time.perf_counter()
-            if taken.stop and self.step < training.steps:
-                if self.kept != self.checkpoints.at(self.step):
-                    self._keep({})
-                raise TrainingStopped(self.step, training.steps)
         assert self.kept is not None  # the last step always writes one
         return self.kept
 
@@ -176,10 +162,12 @@ class _Course:
         except Exception as error:
             raise self._named(error, f"step {self.step + 1}") from error
         if taken.problem is not None:
-            allowed = self.skipped < self.config.training.skip_non_finite_steps
+            left_out = self.skipped - self.overflowed
+            allowed = left_out < self.config.training.skip_non_finite_steps
             if not (taken.overflow or allowed):
                 self._diverged(self.step + 1, taken.problem, taken.problem_value, lr)
             self.skipped += 1
+            self.overflowed += taken.overflow
         return taken
 
     def _count(self, taken: Step, seconds: float) -> None:
@@ -230,7 +218,8 @@ class _Course:
         kept = read(checkpoint)
         self.learner.take_up(kept.weights, kept.ema, kept.moments, str(checkpoint))
         self.learner.scale = LossScale(state.loss_scale, state.steps_at_loss_scale)
-        self.step, self.skipped, self.since = state.step, state.skipped_steps, state.since_report
+        self.step, self.since = state.step, state.since_report
+        self.skipped, self.overflowed = state.skipped_steps, state.overflowed_steps
         self.kept = checkpoint
         if not state.metrics:  # kept on request, between two reports
             return None
@@ -275,8 +264,8 @@ class _Course:
 
     def _evaluate(self, validate: Validate, lr: float) -> Report:
         """Validate the averaged model, write a checkpoint, and say what was found."""
-        model = self.learner.averaged()
         try:
+            model = self.learner.averaged()
             with torch.no_grad():
                 validated, panel = validate(model, self.shards)
         except Exception as error:
@@ -304,6 +293,7 @@ class _Course:
                 metrics=metrics,
                 config=self.config,
                 skipped_steps=self.skipped,
+                overflowed_steps=self.overflowed,
                 loss_scale=self.learner.scale.value,
                 steps_at_loss_scale=self.learner.scale.good_steps,
                 since_report=self.since,

@@ -26,7 +26,8 @@ from tintlab.data.shards import Shards
 from tintlab.errors import ConfigError
 from tintlab.training.failures import TrainingDiverged
 from tintlab.training.learner import Learner
-from tintlab.training.loop import Progress, training_device
+from tintlab.training.loop import training_device
+from tintlab.training.progress import Progress
 from tintlab.training.workers import Workers
 
 LEAST_STEPS = 20

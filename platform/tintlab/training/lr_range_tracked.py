@@ -16,10 +16,10 @@ from tintlab.data.shards import open_shards
 from tintlab.data.storage import full_uri, on_this_machine, resolve, written
 from tintlab.errors import EnvironmentFault
 from tintlab.tracking.runs import Run, open_run
-from tintlab.training.loop import Progress
 from tintlab.training.lr_range import Curve, Rise, Suggestion, flags, range_test, suggested
 from tintlab.training.lr_range_report import picture, text
 from tintlab.training.perceptual import require_trunk
+from tintlab.training.progress import Progress
 
 EXPERIMENT = "lr-range"
 

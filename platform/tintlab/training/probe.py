@@ -94,12 +94,12 @@ def probe(config: ExperimentConfig, shards: Shards) -> Estimate:
     device = training_device(training)
     workers = Workers(0, 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        before_mb = _in_use_mb(device)
+        before_mb, available_mb = _in_use_mb(device), _available_mb(device, config)
         try:
             learner = Learner(alone, shards.manifest.ab, device, workers)
             step_s = _steps(learner, alone, shards)
-            memory_mb = _peak_mb(device) - before_mb
             validation_s = _validation_s(learner, config, shards)
+            memory_mb = _peak_mb(device) - before_mb
         except Exception as error:
             if is_out_of_memory(error):
                 raise out_of_memory("a trial step", training, images) from error
@@ -107,7 +107,6 @@ def probe(config: ExperimentConfig, shards: Shards) -> Estimate:
     validations = -(-training.steps // training.eval_every_steps)
     total_s = training.steps * step_s + validations * validation_s
     tensors = (tensor for part in learner.tensors() for tensor in part.values())
-    available_mb = _available_mb(device, config)
     fits = memory_mb <= available_mb
     return Estimate(
         device=device.type,

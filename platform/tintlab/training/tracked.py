@@ -22,8 +22,9 @@ from tintlab.evaluation.validate import validate
 from tintlab.tracking.runs import Run, open_run
 from tintlab.training.checkpoints import Checkpoints
 from tintlab.training.failures import TrainingStopped
-from tintlab.training.loop import Progress, Report, train
+from tintlab.training.loop import Report, train
 from tintlab.training.perceptual import require_trunk
+from tintlab.training.progress import Progress
 from tintlab.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,22 @@ EXPERIMENT = "experiment.json"
 OUTCOME = "outcome.json"
 """Written when everything else is: a training that has it is not run again."""
 
-MAY_CHANGE = frozenset({"training.keep_last", "training.keep_best"})
-"""Settings that a run may go on with other values of: nothing that is learned depends on them."""
+MAY_CHANGE = frozenset(
+    {
+        "data.loader_threads",
+        *(
+            f"training.{key}"
+            for key in (
+                *("keep_last", "keep_best", "hang_timeout_s", "max_restarts"),
+                *("workers", "min_workers", "gpus_per_worker", "parallelism", "compile"),
+                *("accumulation", "loss_chunks", "activation_checkpointing", "channels_last"),
+                "skip_non_finite_steps",
+            )
+        ),
+    }
+)
+"""Settings that a run may go on with other values of: how and where it is computed, not what is
+learned. A run that ran out of memory, or moves to another machine, needs it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,9 @@ def train_tracked(
                 return Outcome(**finished)
             run = _open(config, workspace, shards, request) if rank == 0 else None
             resume = folder.newest(notice)
+            own = resume.name if resume else None
+            if (first := _as_rank_0_says(own)) != own:  # a listing that is late, a bad download
+                raise RuntimeError(f"rank {rank} finds checkpoint {own}, rank 0 finds {first}")
             return _train(
                 config, shards, folder, run, resume, request, on_report, on_progress, stop
             )
@@ -180,7 +198,7 @@ def _train(
     return _finish(run, folder, outcome, config, shards, request) if run else outcome
 
 
-def _as_rank_0_says(found: dict[str, Any] | None) -> dict[str, Any] | None:
+def _as_rank_0_says(found: Any) -> Any:
     """What rank 0 read, on every rank: another one may look a moment later, and see something else.
 
     It also keeps the others from the run's folder until rank 0 has it to itself.

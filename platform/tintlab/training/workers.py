@@ -104,10 +104,24 @@ def whole(tensors: Tensors) -> Tensors:
     }
 
 
+def whole_on_first(tensors: Tensors, workers: Workers) -> Tensors:
+    """The same in the first worker's main memory, and nothing on the others; one at a time, so
+    that no device ever holds more than one whole tensor."""
+    kept: Tensors = {}
+    for name, tensor in tensors.items():
+        full = whole({name: tensor})[name]
+        if workers.rank == 0:
+            kept[name] = full.cpu()
+    return kept
+
+
 def shared_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, or this worker's share of it if that is how `model` lies."""
-    if not isinstance(model, DTensor):
+    """A whole tensor as `model` lies in memory, or this worker's share of it if that is shared."""
+    if tensor.shape != model.shape:  # of another model, which is found and named when it is loaded
         return tensor
+    if not isinstance(model, DTensor):
+        # AdamW's fused kernels pair weights and moments by place in memory (channels last).
+        return torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
 
