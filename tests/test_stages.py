@@ -15,7 +15,9 @@ from PIL import Image
 
 from pipelines.__main__ import main
 from tintlab.color.lab import out_of_gamut, srgb_to_lab
+from tintlab.config import Workspace
 from tintlab.data.shards import open_shards
+from tintlab.tracking.reading import run_config
 
 TINY = [
     "--training.steps", "12", "--training.eval-every-steps", "4", "--training.batch-size", "8",
@@ -89,6 +91,27 @@ def test_a_sweep_leaves_one_parent_and_one_child_per_trial(swept: list[str], pla
         assert sum("val~panel+step" in path for path in pictures) >= len(steps)
         assert run.inputs.dataset_inputs[0].dataset.digest
     assert any(run.info.status == "FINISHED" for run in children)
+
+
+def test_a_run_holds_what_the_documentation_says(swept: list[str], place: Path) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    store = client(place)
+    experiment = store.get_experiment_by_name("tiny_cycles")
+    runs = store.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
+    trial = next(run for run in runs if "mlflow.parentRunId" in run.data.tags)
+    logged = {name for run in runs for name in run.data.metrics}
+    assert [name for name in sorted(logged) if f"`{name}`" not in documented] == []
+    always = {"train/bits_per_dim", "val/bits_per_dim", "val/psnr_db", "val/ssim", "lr"}
+    always |= {"val/colorfulness_ratio", "perf/images_per_s", "system/disk_available_megabytes"}
+    assert always <= trial.data.metrics.keys()
+    config = run_config(Workspace.at(str(place / "ws")), trial.info.run_id)
+    assert trial.data.params == {key: str(value) for key, value in config.flat().items()}
+    tags = ("seed", "group", "sweep_id", "trial_id", "tintlab.identity", "mlflow.user")
+    assert trial.data.tags.keys() >= set(tags)
+    (dataset,) = trial.inputs.dataset_inputs
+    assert {"fingerprint", "train", "val", "test"} <= json.loads(dataset.dataset.profile).keys()
+    files = {file.path for file in store.list_artifacts(trial.info.run_id)}
+    assert files >= {"config.json", "environment.txt", "images", "model"}
 
 
 def test_the_same_sweep_again_changes_nothing(

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import ray  # noqa: F401  (brings psutil, which MLflow's collectors need)
 
 from tintlab.config import Workspace
 from tintlab.tracking import runs

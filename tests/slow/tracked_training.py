@@ -7,6 +7,8 @@ import json
 import sys
 import time
 
+import torch
+
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.training.tracked import RunRequest, train_tracked
 
@@ -20,9 +22,6 @@ TINY = {
 
 
 def main(workspace: str, shards: str, name: str, steps: int, pause_s: float) -> None:
-    import ray  # noqa: F401  (it brings psutil along, as in the processes of `tintlab train`)
-    import torch
-
     torch.set_num_threads(1)
     seconds: list[float] = []
     began_s = time.perf_counter()

@@ -73,10 +73,7 @@ class SystemMetrics:
 
 
 def _collectors() -> list[Any]:
-    """MLflow's, for what this machine has.
-
-    Raises: ImportError: no psutil; Ray brings one of its own, so that its processes always have it.
-    """
+    """MLflow's, for what this machine has."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
