@@ -43,7 +43,7 @@ from tintlab.model.colorizer import Colorizer
 from tintlab.training.objective import Objective
 from tintlab.training.optimizer import adamw, update_ema
 
-STEPS, WARM_UP_STEPS = 200, 40
+STEPS, WARM_UP_STEPS, TURNS = 200, 40, 5
 QUICK_STEPS = 80
 STARTED = r"first step after ([\d.]+) s: .*?([\d.]+), .*?([\d.]+), .*?([\d.]+)"
 NOWHERE = "http://127.0.0.1:9"
@@ -55,12 +55,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps, one turn")
     parser.add_argument("--bare", metavar="SHARDS", help="measure the bare loop, here")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--turns", type=int, default=TURNS)
     given = parser.parse_args()
     if given.bare:
         print(json.dumps(bare(given.bare, given.steps)))
         return
     steps = QUICK_STEPS if given.quick else given.steps
-    turns = 1 if given.quick else 5
+    turns = 1 if given.quick else given.turns
     rows: dict[str, list[float]] = {"bare": [], "ours": [], "unreachable": []}
     with packaged_shards() as shards, tempfile.TemporaryDirectory() as folder:
         number = count()

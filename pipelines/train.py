@@ -29,7 +29,7 @@ def main(command: Command) -> Result:
     preflight(command.place, f"train/{name}")  # before imports and Ray, which take seconds
     from tintlab.cluster import connect
     from tintlab.training.fit import fit, line_of
-    from tintlab.training.tracked import RunRequest
+    from tintlab.training.request import RunRequest
 
     with connect(command.place), ProgressLine() as line:
         outcome = fit(

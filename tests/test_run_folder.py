@@ -29,8 +29,9 @@ from tintlab.training.loop import Report
 from tintlab.training.optimizer import adamw, moments_by_name
 from tintlab.training.ownership import Owner, locked, preflight
 from tintlab.training.remote_checkpoints import RemoteCheckpoints
+from tintlab.training.request import Outcome, RunRequest
 from tintlab.training.run_folder import RunFolder
-from tintlab.training.tracked import Outcome, RunRequest, train_tracked
+from tintlab.training.tracked import train_tracked
 from tintlab.training.workers import Tensors
 
 TINY = ExperimentConfig().replaced(

@@ -19,6 +19,19 @@ OBJECT_STORE_BYTES = 400 * 1024**2
 """Shared memory of a local Ray. Pixels go from file to shard in one task: little is needed."""
 
 
+QUIET = {
+    # A worker that nobody has asked for yet would idle beside the training for good.
+    "prestart_worker_first_driver": False,
+    # For a dashboard, which a Ray started here has not got; each is a thread in every process.
+    "task_events_report_interval_ms": 0,
+    "enable_metrics_collection": False,
+    # Ten times a second, to other nodes that are not there.
+    "raylet_report_resources_period_milliseconds": 1000,
+}
+"""What Ray's own processes need not do on one machine: they wake so often that a training that has
+all cores loses a tenth of its speed to them (docs/results.md)."""
+
+
 def _require_token() -> None:
     """Let only this process and its children talk to the Ray started here.
 
@@ -97,6 +110,7 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _system_config=QUIET,
             )
     except SystemExit:  # Ray's answer to SIGTERM while it starts
         if callable(on_sigterm):

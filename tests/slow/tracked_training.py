@@ -10,7 +10,8 @@ import time
 import torch
 
 from tintlab.config import ExperimentConfig, Workspace
-from tintlab.training.tracked import RunRequest, train_tracked
+from tintlab.training.request import RunRequest
+from tintlab.training.tracked import train_tracked
 
 TINY = {
     "data.crop_px": 16,

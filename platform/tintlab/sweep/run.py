@@ -30,7 +30,8 @@ from tintlab.tracking.runs import Status, open_run, set_final_status
 from tintlab.tracking.sync import sync
 from tintlab.training.loop import Report
 from tintlab.training.perceptual import require_trunk
-from tintlab.training.tracked import RunRequest, train_tracked
+from tintlab.training.request import RunRequest
+from tintlab.training.tracked import train_tracked
 
 STOP_GRACE_S = 120
 """How long a reused process may take to end a stopped trial: it closes its run first."""

@@ -17,8 +17,9 @@ from tintlab.training.progress import Progress
 
 STDERR = 2
 
-WATCH_EVERY_S = 0.25
-"""How often driver and workers look at the board."""
+WATCH_EVERY_S = 1.0
+"""How often driver and workers look at the board; more often would cost a training of short steps
+one in a hundred."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError, TintlabError
 from tintlab.settings import TrainingConfig
 
@@ -55,6 +53,8 @@ class TrainingStopped(TintlabError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or in the machine's memory."""
+    import torch  # a second of imports, which a driver can do without
+
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemory):
         return True
     # torch 2.14, c10/core/impl/alloc_cpu.cpp: a plain RuntimeError with this text.

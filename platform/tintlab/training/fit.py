@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from threading import Event, Thread
 from typing import Any
 
@@ -18,14 +19,12 @@ from tintlab.cluster import storage_of
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
 from tintlab.settings import TrainingConfig
-from tintlab.tracking.reading import run_of
-from tintlab.tracking.runs import set_final_status
 from tintlab.tracking.spool import TroubleTeller
-from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink, watch
-from tintlab.training.failures import TrainingDiverged, TrainingStopped, failure_class
-from tintlab.training.loop import Report
+from tintlab.training.board import WATCH_EVERY_S, Board, watch
+from tintlab.training.failures import TrainingStopped
 from tintlab.training.progress import Progress
-from tintlab.training.tracked import Outcome, RunRequest, train_tracked
+from tintlab.training.request import Outcome, RunRequest
+from tintlab.training.worker import in_one_line, train_worker
 
 START_FAILURES = 2
 """Ray would retry for ever a start whose resources never appear."""
@@ -39,6 +38,9 @@ HANG_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
 POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", 0.5
 """How often Ray Train looks whether workers have started, reported or ended; by default 2 s."""
+
+METRICS_VARIABLE = "RAY_TRAIN_METRICS_ENABLED"
+"""Ray Train's own metrics, for a Prometheus beside Ray's dashboard; ours are in MLflow."""
 
 PREEMPTION_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """A process of Ray Train; a Ray on this machine alone has no node that could be taken away."""
@@ -73,7 +75,7 @@ def fit(
         "config": config.model_dump(),
         "workspace": workspace.root,
         "shards": shards_uri,
-        "request": request,
+        "request": asdict(request),
         "board": board,
     }
     teller = TroubleTeller(workspace, request.identity, notice)
@@ -90,6 +92,9 @@ def fit(
     try:
         training.wait(lambda: _ask_to_stop(board, notice))
     except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
+        from tintlab.tracking.reading import run_of  # seconds of imports: only where they are due
+        from tintlab.tracking.runs import set_final_status
+
         with suppress(TintlabError):  # the store may be away, or know nothing of this run yet
             if run_id := run_of(workspace, request.experiment, request.identity):
                 set_final_status(workspace, run_id, "KILLED")
@@ -146,18 +151,41 @@ def _fitted(
     Ray restarts workers that die later, but takes this for a failure of its own controller.
     """
     from ray.exceptions import RayActorError
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError
 
     for left in reversed(range(training.max_restarts + 1)):
         settings = _ray_settings(training, workspace, request)
         try:
             with _environment(training):
-                return TorchTrainer(train_worker, train_loop_config=payload, **settings).fit()
+                return _trainer()(train_worker, train_loop_config=payload, **settings).fit()
         except ControllerError as error:
             if not (left and isinstance(error.controller_failure, RayActorError)):
                 raise
     raise AssertionError
+
+
+def _trainer() -> Any:
+    """TorchTrainer without the actors that have no work here, and would idle beside the workers.
+
+    They are for data sets that Ray serves, which ours it does not; and, on a Ray that ends with
+    this command, for placement groups that outlive their trainer.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    idle: tuple[type, ...] = (DatasetsCallback,)
+    if not os.environ.get("RAY_ADDRESS"):
+        idle = (*idle, PlacementGroupCleanerCallback)
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            made = super()._create_default_callbacks()
+            return [callback for callback in made if not isinstance(callback, idle)]
+
+    return Trainer
 
 
 def _ray_settings(
@@ -185,56 +213,6 @@ def _ray_settings(
             ),
         ),
     }
-
-
-def train_worker(payload: dict[str, Any]) -> Outcome | TintlabError:
-    """What each Ray Train worker runs; an error it returns is one that a restart would repeat."""
-    import ray.train.torch
-    import torch
-
-    config = ExperimentConfig.model_validate(payload["config"])
-    context = ray.train.get_context()
-    link = BoardLink(payload["board"], context.get_world_rank(), config.training.hang_timeout_s)
-    if failure := link.begin():
-        return failure
-    # Share the cores between the workers of this machine; more threads than cores only wait.
-    local_workers = max(1, context.get_local_world_size())
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_workers))
-    device = ray.train.torch.get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # the loop trains on the current device
-
-    def on_report(report: Report, run_id: str) -> None:
-        if report.finished:
-            link.close()  # what is left, such as telling the tracking store, may take its time
-        else:
-            link.alive()
-        ray.train.report({**report.metrics, "step": report.step, "run_id": run_id})
-
-    try:
-        return train_tracked(
-            config,
-            Workspace(root=payload["workspace"]),
-            payload["shards"],
-            payload["request"],
-            on_report=on_report,
-            on_progress=link.show,
-            on_notice=link.tell,
-            stop=link.asked_to_stop,
-        )
-    except TrainingStopped as stopped:  # on every rank, after the same step
-        return stopped
-    except Exception as error:
-        if failure_class(error) == "infrastructure":
-            raise
-        final = _in_one_line(error)
-        link.fail(final)
-        # Every rank finds the same loss; any other failure leaves the rest waiting for this rank.
-        if context.get_world_size() == 1 or isinstance(error, TrainingDiverged):
-            return final
-        raise
-    finally:
-        link.close()
 
 
 class _InThread:
@@ -287,6 +265,7 @@ def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> None:
 def _environment(training: TrainingConfig) -> Iterator[None]:
     """Ray Train reads some of its settings from the environment of whoever starts it."""
     settings = {HANG_VARIABLE: str(training.hang_timeout_s), POLL_VARIABLE: str(POLL_S)}
+    settings[METRICS_VARIABLE] = "0"
     if not os.environ.get("RAY_ADDRESS"):
         settings[PREEMPTION_VARIABLE] = "0"
     before = {name: os.environ.get(name) for name in settings}
@@ -309,12 +288,5 @@ def _failure_of(error: BaseException) -> TintlabError:
         inner = getattr(found, "cause", None) or getattr(found, "_base_exc", None)
         inner = inner or found.__cause__
         if not isinstance(inner, BaseException) or inner is found:
-            return _in_one_line(found)
+            return in_one_line(found)
         found = inner
-
-
-def _in_one_line(error: BaseException) -> TintlabError:
-    if isinstance(error, TintlabError):
-        return error
-    first = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return TintlabError(f"training failed: {type(error).__name__}: {first}")

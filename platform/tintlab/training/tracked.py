@@ -7,8 +7,8 @@ runs the loop, sends what the loop reports to the run, and leaves a finished mod
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tintlab.training.failures import TrainingStopped
 from tintlab.training.loop import Report, train
 from tintlab.training.perceptual import require_trunk
 from tintlab.training.progress import Progress
+from tintlab.training.request import Outcome, RunRequest
 from tintlab.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -57,35 +58,6 @@ MAY_CHANGE = frozenset(
 )
 """Settings that a run may go on with other values of: how and where it is computed, not what is
 learned. A run that ran out of memory, or moves to another machine, needs it."""
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """Which run a training belongs to; `identity` finds the same run again after any crash."""
-
-    experiment: str
-    name: str
-    identity: str
-    parent: str | None = None
-    """Identity of the sweep's run."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    flush_timeout_s: float = 60.0
-    """How long the end of a training waits for the tracking store; the spool keeps the rest."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished training leaves: its run, its model folder and its last metrics."""
-
-    run_id: str
-    model: str
-    metrics: dict[str, float]
-    steps: int
-
-    @property
-    def next_step(self) -> str:
-        """What may be done now; a run that no store knows yet cannot be promoted."""
-        return f"promote --run {self.run_id}" if self.run_id else "track sync"
 
 
 @without_secrets()
