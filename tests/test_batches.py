@@ -272,3 +272,21 @@ def test_a_pickled_data_set_gives_the_same_batches(shards: Shards) -> None:
     expected = taken(train_batches(shards, DATA, 4, 1), 4)
     found = taken(train_batches(pickle.loads(pickle.dumps(shards)), DATA, 4, 1), 4)
     assert all(same(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_a_shard_that_changes_while_it_is_read_ends_the_epoch(tmp_path: Path) -> None:
+    write_data_set(str(tmp_path), [[row_of(noise(24, 24, seed), "train") for seed in range(8)]])
+    shards = open_shards(str(tmp_path))
+    [file] = tmp_path.glob("shard-*.parquet")
+    content = file.read_bytes()
+    batches = train_batches(shards, DATA.model_copy(update={"loader_threads": 0}), 4, seed=0)
+    taken(batches, 4)
+    file.write_bytes(content)  # the same bytes, at another time: nothing has changed
+    taken(batches, 2)
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(IntegrityError, match=f"{file.name} is not what was written"):
+        taken(batches, 4)
+    batches = train_batches(shards, DATA.model_copy(update={"loader_threads": 0}), 4, seed=0)
+    file.unlink()
+    with pytest.raises(IntegrityError, match=f"{file.name} is missing"):
+        taken(batches, 1)

@@ -197,3 +197,10 @@ def test_it_is_light_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_causes_that_lead_back_to_each_other_end() -> None:
+    first, second = IntegrityError("shard 3 is gone"), KeyError("3")
+    first.__cause__, second.__context__ = second, first
+    with pytest.raises(IntegrityError, match="shard 3 is gone"), without_secrets():
+        raise first

@@ -91,8 +91,10 @@ def without_secrets() -> Iterator[None]:
         if holds_secret(str(error)):
             raise TintlabError(f"{type(error).__name__}: {error}") from None
         told = error.__cause__ or error.__context__
-        while told:
+        seen: set[int] = set()  # causes may lead back to where they started
+        while told and id(told) not in seen:
             if holds_secret(str(told)):
                 raise error from None
+            seen.add(id(told))
             told = told.__cause__ or told.__context__
         raise

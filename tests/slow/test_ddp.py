@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file
 from small_shards import small_shards
 from torch import distributed, multiprocessing
+from training_process import data_set
 
 from tintlab.config import ExperimentConfig
+from tintlab.console import table
 from tintlab.data.shards import Shards, open_shards
+from tintlab.evaluation.validate import validate
 from tintlab.model.colorizer import Colorizer
 from tintlab.training.checkpoints import OPTIMIZER, Checkpoints
 from tintlab.training.loop import Report, train
@@ -139,6 +142,36 @@ def test_workers_equal_one_worker_at_the_same_global_batch(
         assert told["wrote"] == [rank == 0, rank == 0]
     for got, expected in zip(many[0]["metrics"], one["metrics"], strict=True):
         assert got == pytest.approx(expected, abs=wanted)
+
+
+def validator(rank: int, world_size: int, uri: str, folder: str) -> None:
+    """One rank of a validation as `tintlab train` makes it."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting{world_size}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    torch.manual_seed(0)
+    model = Colorizer(CONFIG.model, CONFIG.bins).eval()
+    metrics, _ = validate(model, open_shards(uri), CONFIG.evaluation)
+    Path(folder, f"{world_size}-{rank}.json").write_text(json.dumps(metrics))
+    distributed.destroy_process_group()
+
+
+def test_a_validation_does_not_depend_on_the_number_of_workers(tmp_path, figure):
+    uri = data_set(tmp_path / "shards")
+    found = []
+    for world_size in (1, 2, 3):
+        multiprocessing.spawn(validator, (world_size, uri, str(tmp_path)), nprocs=world_size)
+        found += [json.loads(file.read_text()) for file in tmp_path.glob(f"{world_size}-*.json")]
+    assert len(found) == 6
+    worst = max(abs(told[name] - value) for told in found for name, value in found[0].items())
+    printed = {table(["metric", "value"], sorted(told.items())) for told in found}
+    figure(
+        "Training",
+        f"validation with 1, 2 and 3 workers, {', '.join(found[0])}",
+        f"{len(printed)} table printed; figures differ by at most {worst:.1e}",
+        "1",
+    )
+    assert len(printed) == 1
 
 
 def test_gradients_under_fsdp_are_those_of_one_worker(tmp_path):

@@ -5,16 +5,22 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from figures import Figure
 from mlflow import MlflowClient
 from training_process import (
+    ROOT,
     checkpoint,
+    command,
     data_set,
     ended,
+    environment,
     kill_group,
     learned,
     ran,
@@ -236,3 +242,95 @@ def test_a_shard_cut_short_is_named(tmp_path: Path, figure: Figure) -> None:
     )
     assert again.code == 7
     assert shard.name in error["message"]
+
+
+@pytest.mark.parametrize("how", ["written to", "cut short", "removed"])
+def test_a_shard_that_changes_during_a_training_is_named(
+    tmp_path: Path, figure: Figure, how: str
+) -> None:
+    workspace, folder = tmp_path / "workspace", tmp_path / "shards"
+    process = start(workspace, data_set(folder), "--training.steps", "100000", "--json")
+    while not list((workspace / "checkpoints").rglob("manifest.json")):
+        assert process.poll() is None, ended(process).err
+        time.sleep(0.1)
+    [shard] = folder.glob("shard-*.parquet")
+    content = shard.read_bytes()
+    with shard.open("r+b") as file:
+        if how == "written to":
+            file.seek(len(content) // 2)
+            file.write(bytes(byte ^ 1 for byte in content[len(content) // 2 :][:16]))
+        elif how == "cut short":
+            file.truncate(len(content) // 3)
+        else:
+            shard.unlink()
+    done = ended(process)
+    error = json.loads(done.out)["error"]
+    figure(
+        PART,
+        f"a shard {how} while it is trained on",
+        f"exit code {done.code}: {error['message'].replace(str(folder), 'SHARDS')}",
+        "7, naming the file",
+    )
+    assert done.code == 7
+    assert shard.name in error["message"]
+
+
+def test_a_worker_that_its_machine_has_no_memory_for_is_not_tried_again(
+    shards: str, tmp_path: Path, figure: Figure
+) -> None:
+    memory = psutil.virtual_memory()
+    # Ray ends workers when the machine uses 4 GB more than now; these would need more than 20.
+    share = (memory.total - memory.available + 4e9) / memory.total
+    process = start(
+        *(tmp_path / "workspace", shards, "--json"),
+        *("--training.batch-size", "6000", "--data.crop-px", "24"),
+        RAY_memory_usage_threshold=f"{share:.4f}",
+    )
+    done = ended(process)
+    error = json.loads(done.out)["error"]
+    figure(
+        PART,
+        "a machine without memory for its worker",
+        f"exit code {done.code}: {error['message']}",
+        "3, saying what to change",
+    )
+    assert (done.code, error["kind"]) == (3, "OutOfMemory")
+    assert "out of memory" in error["message"]
+
+
+def test_a_cluster_without_room_is_not_waited_for_without_end(
+    shards: str, tmp_path: Path, figure: Figure
+) -> None:
+    script = (
+        "import ray, sys\n"
+        "from pipelines.__main__ import main\n"
+        "from tintlab.cluster import connect\n"
+        "from tintlab.config import Workspace\n"
+        "with connect(Workspace.at(sys.argv[1])):\n"
+        "    hog = ray.remote(lambda: __import__('time').sleep(600))\n"
+        "    jobs = [hog.remote() for _ in range(int(ray.cluster_resources()['CPU']))]\n"
+        "    __import__('time').sleep(5)\n"
+        "    sys.exit(main(sys.argv[2:]))\n"
+    )
+    workspace = tmp_path / "workspace"
+    _, _, _, *arguments = command(workspace, shards, "--json")
+    began_s = time.monotonic()
+    process = subprocess.run(
+        [sys.executable, "-c", script, str(workspace), *arguments],
+        env=environment(RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="5"),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    error = json.loads(process.stdout)["error"]
+    figure(
+        PART,
+        "a cluster whose cores are all in use, waited for 4 times 5 s (by default 60 s)",
+        f"exit code {process.returncode} after {time.monotonic() - began_s:.0f} s: "
+        f"{error['message']}",
+        "3, saying what is free",
+    )
+    assert process.returncode == 3
+    assert "0 of" in error["message"]
+    assert "waiting for other work to end" in process.stderr

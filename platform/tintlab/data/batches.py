@@ -185,7 +185,10 @@ class Stream:
         self._order = lru_cache(maxsize=2)(self._ordered)  # threads may be an epoch apart
 
     def batch(self, number: int) -> Batch:
-        """One batch; any thread may make it."""
+        """One batch; any thread may make it.
+
+        Raises: IntegrityError: a shard cannot be read, or has changed since the epoch before.
+        """
         first = (number * self._world_size + self._rank) * self._batch_size
         indices, places, generators = [], [], []
         for number in range(first, first + self._batch_size):
@@ -211,6 +214,7 @@ class Stream:
         return index, random_place(height, width, self._data.crop_px, generator), generator
 
     def _ordered(self, epoch: int) -> Int64[np.ndarray, "photos"]:
+        self._shards.require_unchanged()  # pixels that are mapped would change without a word
         return self.photos[epoch_order(self._group_starts, len(self.photos), self._seed, epoch)]
 
 

@@ -90,6 +90,7 @@ class Shards:
         self._memory = Memory()
         self._files: dict[int, UInt8[np.ndarray, "file"] | None] = {}
         self._disk = disk
+        self._stamps = [self._stamp(entry.name) for entry in manifest.shards]
         self.copies: list[Copy] = read_copies(fs, root, manifest)
         """Photos that look like one of a later split, and what they are copies of."""
         self._splits = self._index()
@@ -165,6 +166,27 @@ class Shards:
         )
         height, width = (int(side) for side in of.sizes[index])
         return pixels.planes(index - group.first, height, width)
+
+    def require_unchanged(self) -> None:
+        """Compare shards on this machine with how they were opened; cheap, unless one was written.
+
+        Raises: IntegrityError: one is missing, or its bytes are no longer those of the manifest.
+        """
+        for index, entry in enumerate(self.manifest.shards):
+            stamp = self._stamp(entry.name)
+            if stamp == self._stamps[index]:
+                continue
+            if problem := _problem(self._fs, f"{self._root}/{entry.name}", entry):
+                raise IntegrityError(f"{self.uri}/{problem}; {_REMEDY}")
+            self._stamps[index] = stamp
+
+    def _stamp(self, name: str) -> tuple[int, int] | None:
+        """Size and time of a shard; None where it is missing or remote."""
+        try:
+            found = Path(self._root, name).stat() if is_local(self._fs) else None
+        except OSError:
+            return None
+        return found and (found.st_size, found.st_mtime_ns)
 
     def source_hashes(self) -> set[str]:
         """SHA-256 of the files that the photos were made from."""

@@ -21,7 +21,7 @@ from tintlab.errors import EnvironmentFault, TintlabError
 from tintlab.settings import TrainingConfig
 from tintlab.tracking.spool import TroubleTeller
 from tintlab.training.board import WATCH_EVERY_S, Board, watch
-from tintlab.training.failures import TrainingStopped
+from tintlab.training.failures import OutOfMemory, TrainingStopped, out_of_memory
 from tintlab.training.progress import Progress
 from tintlab.training.request import Outcome, RunRequest
 from tintlab.training.worker import in_one_line, train_worker
@@ -64,11 +64,15 @@ def fit(
         itself failed, with its own message. KeyboardInterrupt: it was stopped.
     """
     import ray
+    from ray.exceptions import RayError
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     check_resources(config.training, ray.cluster_resources())
     notice = on_notice or (lambda _: None)
+    # Once more a moment later: what work used that has just ended is counted late.
+    if _still_busy(config.training) and (busy := _still_busy(config.training, after_s=1.0)):
+        notice(f"waiting for other work to end: {busy}")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     payload = {
@@ -99,8 +103,11 @@ def fit(
             if run_id := run_of(workspace, request.experiment, request.identity):
                 set_final_status(workspace, run_id, "KILLED")
         raise
-    except TrainingFailedError as error:
-        raise ray.get(board.read.remote()).failure or _failure_of(error) from error
+    except (TrainingFailedError, RayError) as error:
+        said = None
+        with suppress(RayError):  # the board may have died as well
+            said = ray.get(board.read.remote()).failure
+        raise said or _failure_of(error, config.training) from error
     finally:
         done.set()
         watcher.join()
@@ -132,7 +139,7 @@ def check_resources(training: TrainingConfig, available: dict[str, float]) -> No
     """Raises: EnvironmentFault: the cluster cannot hold the fewest workers to train on."""
     workers = training.min_workers or training.workers
     gpus = training.gpus_per_worker
-    kind, each = ("GPU", gpus) if gpus else ("CPU", 1.0)
+    kind, each = _per_worker(training)
     have = available.get(kind, 0.0)
     if workers * each > have:
         key = "min_workers" if training.min_workers else "workers"
@@ -141,6 +148,25 @@ def check_resources(training: TrainingConfig, available: dict[str, float]) -> No
             f"training.{key}={workers} needs {workers * each:g} {kind}, "
             f"the cluster has {have:g}; {less} or a larger cluster"
         )
+
+
+def _per_worker(training: TrainingConfig) -> tuple[str, float]:
+    gpus = training.gpus_per_worker
+    return ("GPU", gpus) if gpus else ("CPU", 1.0)
+
+
+def _still_busy(training: TrainingConfig, after_s: float = 0.0) -> str | None:
+    """What the cluster has, but others use."""
+    import ray
+
+    time.sleep(after_s)
+    workers = training.min_workers or training.workers
+    kind, each = _per_worker(training)
+    free = ray.available_resources().get(kind, 0.0)
+    if workers * each <= free:
+        return None
+    have = ray.cluster_resources().get(kind, 0.0)
+    return f"training needs {workers * each:g} {kind}, and {free:g} of {have:g} are free"
 
 
 def _fitted(
@@ -154,7 +180,7 @@ def _fitted(
     from ray.train.v2.api.exceptions import ControllerError
 
     for left in reversed(range(training.max_restarts + 1)):
-        settings = _ray_settings(training, workspace, request)
+        settings = _ray_settings(training, workspace, request, payload["board"])
         try:
             with _environment(training):
                 return _trainer()(train_worker, train_loop_config=payload, **settings).fit()
@@ -165,31 +191,49 @@ def _fitted(
 
 
 def _trainer() -> Any:
-    """TorchTrainer without the actors that have no work here, and would idle beside the workers.
+    """TorchTrainer for this machine's cores, and for workers that die while they start.
 
-    They are for data sets that Ray serves, which ours it does not; and, on a Ray that ends with
-    this command, for placement groups that outlive their trainer.
+    Without the actor for data sets that Ray serves, as ours is not: it would only idle beside the
+    workers. With a remedy for a leak of ray 2.60: a worker group of which a worker dies in the
+    last part of its start is forgotten with its placement group (execution/worker_group.py,
+    _start, cleans up earlier failures only), and after a few of them the cluster has no core left.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
+    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-    idle: tuple[type, ...] = (DatasetsCallback,)
-    if not os.environ.get("RAY_ADDRESS"):
-        idle = (*idle, PlacementGroupCleanerCallback)
+    class ReleaseFailedStarts(WorkerGroupCallback, ControllerCallback):
+        started: Any = None
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self.started = worker_group
+
+        def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+            self.started = None
+
+        def before_worker_group_start(self, worker_group_context: Any) -> None:
+            self.release()
+
+        async def before_controller_shutdown(self) -> None:
+            self.release()
+
+        def release(self) -> None:
+            forgotten, self.started = self.started, None
+            if forgotten and forgotten.has_started():
+                with suppress(Exception):  # its workers may be dead
+                    forgotten.shutdown()
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             made = super()._create_default_callbacks()
-            return [callback for callback in made if not isinstance(callback, idle)]
+            kept = [each for each in made if not isinstance(each, DatasetsCallback)]
+            return [ReleaseFailedStarts(), *kept]  # first: the next one may find a dead worker
 
     return Trainer
 
 
 def _ray_settings(
-    training: TrainingConfig, workspace: Workspace, request: RunRequest
+    training: TrainingConfig, workspace: Workspace, request: RunRequest, board: Any
 ) -> dict[str, Any]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
@@ -206,6 +250,7 @@ def _ray_settings(
             # New at every start: Ray would take up its own snapshot of the name, and ours counts.
             name=request.identity.replace("/", "_") + f"-{int(time.time())}",
             **storage_of(workspace),
+            callbacks=[_memory_watch(board, training)],
             failure_config=FailureConfig(
                 max_failures=training.max_restarts,
                 # A worker that dies while it starts counts here or, later in its start, nowhere.
@@ -278,15 +323,48 @@ def _environment(training: TrainingConfig) -> Iterator[None]:
                 del os.environ[name]
 
 
-def _failure_of(error: BaseException) -> TintlabError:
+def _failure_of(error: BaseException, training: TrainingConfig) -> TintlabError:
     """The message of the error inside Ray's wrapping, as the user's own."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    if _killed_for_memory(error):
+        return _no_memory(training)
+    if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        busy = _still_busy(training) or "its nodes did not start the workers"
+        return EnvironmentFault(f"the cluster had no room: {busy}; wait, or use fewer workers")
     found: BaseException = error
     failures = getattr(error, "worker_failures", None)
     if failures:
         found = next(iter(failures.values()))
+    seen = {id(found)}
     while True:
         inner = getattr(found, "cause", None) or getattr(found, "_base_exc", None)
         inner = inner or found.__cause__
-        if not isinstance(inner, BaseException) or inner is found:
+        if not isinstance(inner, BaseException) or id(inner) in seen:
             return in_one_line(found)
+        seen.add(id(inner))
         found = inner
+
+
+def _killed_for_memory(error: BaseException) -> bool:
+    """Whether Ray ended a process because its machine ran low on memory."""
+    # ray 2.60 says so in the text only, whichever process it was.
+    return "low on memory" in str(error) or "out of memory issue" in str(error)
+
+
+def _no_memory(training: TrainingConfig) -> OutOfMemory:
+    return out_of_memory("the machine of a worker", training, training.passes(training.workers)[0])
+
+
+def _memory_watch(board: Any, training: TrainingConfig) -> Any:
+    """Ray Train's callback for workers that died: no other try, if memory was what they died of."""
+    from ray.train import UserCallback
+
+    class MemoryWatch(UserCallback):
+        def after_exception(
+            self, run_context: Any, worker_exceptions: dict[int, Exception]
+        ) -> None:
+            if any(map(_killed_for_memory, worker_exceptions.values())):
+                board.fail.remote(_no_memory(training))
+
+    return MemoryWatch()
