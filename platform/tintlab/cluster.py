@@ -135,7 +135,9 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
         # The raylet's messages go to standard output, whatever `log_to_driver` says (ray 2.60,
         # _private/worker.py, listen_error_messages); that is for results.
         with redirect_stdout(sys.stderr):
-            yield
+            try:
+                yield
+            finally:
+                ray.shutdown()  # which prints what is left
     finally:
-        sys.stdout.flush()
-        ray.shutdown()
+        ray.shutdown()  # also when there was nothing to yield for; twice does no harm

@@ -176,18 +176,22 @@ def _fitted(
 
     Ray restarts workers that die later, but takes this for a failure of its own controller.
     """
+    import ray
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import ControllerError
 
-    for left in reversed(range(training.max_restarts + 1)):
-        settings = _ray_settings(training, workspace, request, payload["board"])
+    tries = starts_failed = 0
+    while True:
+        settings = _ray_settings(training, workspace, request, payload["board"], tries)
         try:
             with _environment(training):
                 return _trainer()(train_worker, train_loop_config=payload, **settings).fit()
         except ControllerError as error:
-            if not (left and isinstance(error.controller_failure, RayActorError)):
+            starts_failed += 1
+            died = isinstance(error.controller_failure, RayActorError)
+            tries = starts_failed + ray.get(payload["board"].read.remote()).attempts
+            if not died or tries > training.max_restarts:
                 raise
-    raise AssertionError
 
 
 def _trainer() -> Any:
@@ -233,8 +237,9 @@ def _trainer() -> Any:
 
 
 def _ray_settings(
-    training: TrainingConfig, workspace: Workspace, request: RunRequest, board: Any
+    training: TrainingConfig, workspace: Workspace, request: RunRequest, board: Any, tries: int
 ) -> dict[str, Any]:
+    """Args: tries: how often workers were started already."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -252,7 +257,7 @@ def _ray_settings(
             **storage_of(workspace),
             callbacks=[_memory_watch(board, training)],
             failure_config=FailureConfig(
-                max_failures=training.max_restarts,
+                max_failures=training.max_restarts - tries,
                 # A worker that dies while it starts counts here or, later in its start, nowhere.
                 controller_failure_limit=max(START_FAILURES, training.max_restarts),
             ),
