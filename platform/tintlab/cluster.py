@@ -110,7 +110,7 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _system_config=QUIET,
+                _system_config=dict(QUIET),  # Ray adds this session's own to it
             )
     except SystemExit:  # Ray's answer to SIGTERM while it starts
         if callable(on_sigterm):

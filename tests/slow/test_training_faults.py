@@ -193,11 +193,11 @@ def test_a_hung_worker_is_found_and_started_again(
         PART,
         f"the worker stopped (SIGSTOP), training.hang_timeout_s={timeout_s:g}",
         f"found after {found_s:.0f} s; {differing} of 3 tensor files differ",
-        f"at most {2 * timeout_s:g} s, 0",
+        f"at most {timeout_s + 60:g} s (Ray takes its time to end a stopped process), 0",
     )
     assert done.code == 0, done.err
-    assert "died or hung" in done.err
-    assert found_s <= 2 * timeout_s
+    assert "died, hung" in done.err
+    assert found_s <= timeout_s + 60
     assert differing == 0
 
 

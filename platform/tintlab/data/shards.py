@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 
 import fsspec
 import numpy as np
@@ -90,6 +91,7 @@ class Shards:
         self._memory = Memory()
         self._files: dict[int, UInt8[np.ndarray, "file"] | None] = {}
         self._disk = disk
+        self._comparing = Lock()
         self._stamps = [self._stamp(entry.name) for entry in manifest.shards]
         self.copies: list[Copy] = read_copies(fs, root, manifest)
         """Photos that look like one of a later split, and what they are copies of."""
@@ -171,20 +173,22 @@ class Shards:
         """Compare shards on this machine with how they were opened; cheap, unless one was written.
 
         Raises: IntegrityError: one is missing, or its bytes are no longer those of the manifest.
+            OSError: the file system does not answer.
         """
-        for index, entry in enumerate(self.manifest.shards):
-            stamp = self._stamp(entry.name)
-            if stamp == self._stamps[index]:
-                continue
-            if problem := _problem(self._fs, f"{self._root}/{entry.name}", entry):
-                raise IntegrityError(f"{self.uri}/{problem}; {_REMEDY}")
-            self._stamps[index] = stamp
+        with self._comparing:
+            for index, entry in enumerate(self.manifest.shards):
+                stamp = self._stamp(entry.name)
+                if stamp == self._stamps[index]:
+                    continue
+                if problem := _problem(self._fs, f"{self._root}/{entry.name}", entry):
+                    raise IntegrityError(f"{self.uri}/{problem}; {_REMEDY}")
+                self._stamps[index] = stamp
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Size and time of a shard; None where it is missing or remote."""
         try:
             found = Path(self._root, name).stat() if is_local(self._fs) else None
-        except OSError:
+        except FileNotFoundError:
             return None
         return found and (found.st_size, found.st_mtime_ns)
 
@@ -323,10 +327,11 @@ class Shards:
         return GroupPixels(L, ab, starts[:-1])
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_memory": None, "_files": {}}
+        return {**self.__dict__, "_memory": None, "_files": {}, "_comparing": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._comparing = Lock()
         self._memory = Memory()  # what was decompressed stays with the process that did it
 
 

@@ -21,6 +21,9 @@ WATCH_EVERY_S = 1.0
 """How often driver and workers look at the board; more often would cost a training of short steps
 one in a hundred."""
 
+ANSWER_S = 0.05
+"""How long a step waits for the answer at most; it takes a few milliseconds."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -104,12 +107,14 @@ class BoardLink:
         return failure
 
     def alive(self) -> None:
-        """Put off the end of this process, which comes `hang_timeout_s` after the last call."""
+        """Put off the end of this process, which comes `hang_timeout_s` after the last call, or up
+        to WATCH_EVERY_S later."""
         now_s = time.monotonic()
         if now_s - self._armed_s >= WATCH_EVERY_S and not self._closed:
             self._armed_s = now_s
             # A thread of C, so that it works whatever holds Python up; it prints where that was.
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=STDERR)
+            timeout_s = self._timeout_s + WATCH_EVERY_S
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=STDERR)
 
     def show(self, progress: Progress) -> None:
         """Tell the driver how far training is."""
@@ -125,17 +130,19 @@ class BoardLink:
         ray.get(self._board.tell.remote(text))
 
     def asked_to_stop(self) -> bool:
-        """Whether the driver has asked for it; the question is answered by a later call."""
+        """Whether the driver has asked for it; a question without an answer is left to later
+        calls."""
         import ray
 
         self.alive()
         if self._first and not self._stop:
-            if self._answer is not None:
-                if ray.wait([self._answer], timeout=0)[0]:
-                    self._stop, self._answer = ray.get(self._answer), None
-            elif time.monotonic() - self._asked_s >= WATCH_EVERY_S:
+            waiting_s = 0.0
+            if self._answer is None and time.monotonic() - self._asked_s >= WATCH_EVERY_S:
                 self._asked_s = time.monotonic()
                 self._answer = self._board.asked_to_stop.remote()
+                waiting_s = ANSWER_S
+            if self._answer is not None and ray.wait([self._answer], timeout=waiting_s)[0]:
+                self._stop, self._answer = ray.get(self._answer), None
         return self._stop
 
     def fail(self, error: TintlabError) -> None:

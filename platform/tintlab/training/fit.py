@@ -24,6 +24,7 @@ from tintlab.training.board import WATCH_EVERY_S, Board, watch
 from tintlab.training.failures import OutOfMemory, TrainingStopped, out_of_memory
 from tintlab.training.progress import Progress
 from tintlab.training.request import Outcome, RunRequest
+from tintlab.training.resources import still_busy, wait_for_room
 from tintlab.training.worker import in_one_line, train_worker
 
 START_FAILURES = 2
@@ -68,11 +69,8 @@ def fit(
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    check_resources(config.training, ray.cluster_resources())
     notice = on_notice or (lambda _: None)
-    # Once more a moment later: what work used that has just ended is counted late.
-    if _still_busy(config.training) and (busy := _still_busy(config.training, after_s=1.0)):
-        notice(f"waiting for other work to end: {busy}")
+    wait_for_room(config.training, notice)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     payload = {
@@ -96,17 +94,15 @@ def fit(
     try:
         training.wait(lambda: _ask_to_stop(board, notice))
     except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
-        from tintlab.tracking.reading import run_of  # seconds of imports: only where they are due
-        from tintlab.tracking.runs import set_final_status
-
-        with suppress(TintlabError):  # the store may be away, or know nothing of this run yet
-            if run_id := run_of(workspace, request.experiment, request.identity):
-                set_final_status(workspace, run_id, "KILLED")
+        _mark_killed(workspace, request)
         raise
     except (TrainingFailedError, RayError) as error:
         said = None
         with suppress(RayError):  # the board may have died as well
             said = ray.get(board.read.remote()).failure
+        if training.interrupt and not said:  # the signal reached the workers as well
+            _mark_killed(workspace, request)
+            raise training.interrupt from error
         raise said or _failure_of(error, config.training) from error
     finally:
         done.set()
@@ -133,40 +129,6 @@ def line_of(progress: Progress) -> str:
         f"lr {progress.lr:.2e}  {progress.images_per_s:.0f} images/s  "
         f"ETA {hours}:{minutes:02d}:{seconds:02d}"
     )
-
-
-def check_resources(training: TrainingConfig, available: dict[str, float]) -> None:
-    """Raises: EnvironmentFault: the cluster cannot hold the fewest workers to train on."""
-    workers = training.min_workers or training.workers
-    gpus = training.gpus_per_worker
-    kind, each = _per_worker(training)
-    have = available.get(kind, 0.0)
-    if workers * each > have:
-        key = "min_workers" if training.min_workers else "workers"
-        less = "set training.gpus_per_worker to 0 to train on CPUs" if gpus else "use fewer workers"
-        raise EnvironmentFault(
-            f"training.{key}={workers} needs {workers * each:g} {kind}, "
-            f"the cluster has {have:g}; {less} or a larger cluster"
-        )
-
-
-def _per_worker(training: TrainingConfig) -> tuple[str, float]:
-    gpus = training.gpus_per_worker
-    return ("GPU", gpus) if gpus else ("CPU", 1.0)
-
-
-def _still_busy(training: TrainingConfig, after_s: float = 0.0) -> str | None:
-    """What the cluster has, but others use."""
-    import ray
-
-    time.sleep(after_s)
-    workers = training.min_workers or training.workers
-    kind, each = _per_worker(training)
-    free = ray.available_resources().get(kind, 0.0)
-    if workers * each <= free:
-        return None
-    have = ray.cluster_resources().get(kind, 0.0)
-    return f"training needs {workers * each:g} {kind}, and {free:g} of {have:g} are free"
 
 
 def _fitted(
@@ -284,10 +246,11 @@ class _InThread:
         finally:
             self._over.set()
 
-    def wait(self, interrupted: Callable[[], None]) -> None:
+    def wait(self, interrupted: Callable[[], bool]) -> None:
         """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait.
 
-        Args: interrupted: called at the first KeyboardInterrupt.
+        Args: interrupted: called at the first KeyboardInterrupt; whether there is anything to wait
+            for.
         """
         deadline_s = float("inf")
         while not self._over.is_set():
@@ -298,7 +261,8 @@ class _InThread:
                     raise
                 self.interrupt = error
                 deadline_s = time.monotonic() + STOP_GRACE_S
-                interrupted()
+                if not interrupted():
+                    raise
             if time.monotonic() > deadline_s:
                 assert self.interrupt is not None
                 raise self.interrupt
@@ -306,9 +270,32 @@ class _InThread:
             raise self._error
 
 
-def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> None:
+def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> bool:
+    """Ask the workers; False if there are none yet."""
+    import ray
+
+    if not ray.get(board.read.remote()).attempts:
+        return False
     notice("stopping after this step; once more stops at once")
     board.ask_to_stop.remote()
+    # Seconds of imports, which are due should they not stop in time; then there is none left.
+    Thread(target=_tracking, daemon=True).start()
+    return True
+
+
+def _mark_killed(workspace: Workspace, request: RunRequest) -> None:
+    run_of, set_final_status = _tracking()
+    with suppress(TintlabError):  # the store may be away, or know nothing of this run yet
+        if run_id := run_of(workspace, request.experiment, request.identity):
+            set_final_status(workspace, run_id, "KILLED")
+
+
+def _tracking() -> tuple[Any, Any]:
+    """What `_mark_killed` needs of MLflow, which a driver can do without otherwise."""
+    from tintlab.tracking.reading import run_of
+    from tintlab.tracking.runs import set_final_status
+
+    return run_of, set_final_status
 
 
 @contextmanager
@@ -335,7 +322,7 @@ def _failure_of(error: BaseException, training: TrainingConfig) -> TintlabError:
     if _killed_for_memory(error):
         return _no_memory(training)
     if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
-        busy = _still_busy(training) or "its nodes did not start the workers"
+        busy = still_busy(training) or "its nodes did not start the workers"
         return EnvironmentFault(f"the cluster had no room: {busy}; wait, or use fewer workers")
     found: BaseException = error
     failures = getattr(error, "worker_failures", None)

@@ -284,6 +284,7 @@ class _Course:
 
     def _keep(self, metrics: dict[str, float]) -> None:
         """Write a checkpoint of this step: rank 0 does, and no other goes on before it is there."""
+        self.shards.require_unchanged()  # a checkpoint has learned from the photos that it names
         tensors = self.learner.tensors()
         if self.workers.rank == 0:
             state = State(
