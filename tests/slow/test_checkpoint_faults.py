@@ -83,6 +83,7 @@ def in_child(work: Callable[[], None]) -> int:
     if child == 0:
         code = 1
         try:
+            torch.set_num_threads(1)  # libgomp's threads have stayed with the parent
             work()
             code = 0
         except BaseException:
