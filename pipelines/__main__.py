@@ -16,6 +16,7 @@ STAGES = {
     "lr-range": "Lab shards -> a base and a peak learning rate to train between",
     "train": "Lab shards -> one tracked run with checkpoints and a model",
     "sweep": "a question (search space) -> ranked trials",
+    "spaces": "the questions that a sweep can ask",
     "evaluate": "a model + the test split -> metrics, per photo and summarised",
     "promote": "a run's model -> the registry's @champion, if it is better",
     "colorize": "grey photos -> coloured photos, with a model of the registry",

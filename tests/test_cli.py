@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import search_spaces
 from pipelines.__main__ import STAGES, main
 
 MISTAKES = [
@@ -94,6 +95,21 @@ def test_a_dry_run_of_a_sweep_changes_nothing(
     plan = json.loads(capsys.readouterr().out)
     assert plan["steps"] == 7
     assert plan["question"].endswith("?")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_every_space_is_listed_with_its_question(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["spaces", "--json"]) == 0
+    spaces = {space["name"]: space for space in json.loads(capsys.readouterr().out)["spaces"]}
+    files = Path(search_spaces.__file__).parent.glob("[a-z]*.py")
+    assert sorted(spaces) == sorted(file.stem for file in files)
+    assert all(space["question"].endswith("?") for space in spaces.values())
+    assert spaces["lr_cycles"]["trials"] == 12
+    assert "schedule.kind" in spaces["lr_cycles"]["searched"]
+    assert main(["spaces"]) == 0
+    assert spaces["depth"]["question"][:40] in capsys.readouterr().out
     assert list(elsewhere.iterdir()) == []
 
 
