@@ -124,20 +124,18 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
         ) from None
     if callable(on_sigterm):  # ours ends with exit code 143, Ray's own with 1
         signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if len(nodes) > 1 and workspace.is_local and not os.environ.get("TINTLAB_SHARED_WORKSPACE"):
-            raise ConfigError(
-                f"the cluster has {len(nodes)} nodes but the workspace {workspace.root} is a local "
-                "folder; mount one file system on all of them, give a --workspace on it, and set "
-                "TINTLAB_SHARED_WORKSPACE=1 to say that it is shared"
-            )
-        # The raylet's messages go to standard output, whatever `log_to_driver` says (ray 2.60,
-        # _private/worker.py, listen_error_messages); that is for results.
-        with redirect_stdout(sys.stderr):
-            try:
-                yield
-            finally:
-                ray.shutdown()  # which prints what is left
-    finally:
-        ray.shutdown()  # also when there was nothing to yield for; twice does no harm
+    # The raylet's messages go to standard output, whatever `log_to_driver` says (ray 2.60,
+    # _private/worker.py, listen_error_messages); that is for results.
+    with redirect_stdout(sys.stderr):
+        try:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            shared = os.environ.get("TINTLAB_SHARED_WORKSPACE")
+            if len(nodes) > 1 and workspace.is_local and not shared:
+                raise ConfigError(
+                    f"the cluster has {len(nodes)} nodes but the workspace {workspace.root} is a "
+                    "local folder; mount one file system on all of them, give a --workspace on it, "
+                    "and set TINTLAB_SHARED_WORKSPACE=1 to say that it is shared"
+                )
+            yield
+        finally:
+            ray.shutdown()  # which says what is left

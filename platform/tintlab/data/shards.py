@@ -170,19 +170,21 @@ class Shards:
         return pixels.planes(index - group.first, height, width)
 
     def require_unchanged(self) -> None:
-        """Compare shards on this machine with how they were opened; cheap, unless one was written.
+        """Compare the shards that are mapped with how they were opened; cheap, unless one was
+        written to.
 
         Raises: IntegrityError: one is missing, or its bytes are no longer those of the manifest.
             OSError: the file system does not answer.
         """
         with self._comparing:
-            for index, entry in enumerate(self.manifest.shards):
+            for shard, mapped in list(self._files.items()):
+                entry = self.manifest.shards[shard]
                 stamp = self._stamp(entry.name)
-                if stamp == self._stamps[index]:
+                if mapped is None or stamp == self._stamps[shard]:
                     continue
                 if problem := _problem(self._fs, f"{self._root}/{entry.name}", entry):
                     raise IntegrityError(f"{self.uri}/{problem}; {_REMEDY}")
-                self._stamps[index] = stamp
+                self._stamps[shard] = stamp
 
     def _stamp(self, name: str) -> tuple[int, int] | None:
         """Size and time of a shard; None where it is missing or remote."""

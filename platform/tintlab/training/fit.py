@@ -142,12 +142,14 @@ def _fitted(
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import ControllerError
 
+    from tintlab.training.trainer import Trainer
+
     tries = starts_failed = 0
     while True:
         settings = _ray_settings(training, workspace, request, payload["board"], tries)
         try:
             with _environment(training):
-                return _trainer()(train_worker, train_loop_config=payload, **settings).fit()
+                return Trainer(train_worker, train_loop_config=payload, **settings).fit()
         except ControllerError as error:
             starts_failed += 1
             died = isinstance(error.controller_failure, RayActorError)
@@ -156,54 +158,14 @@ def _fitted(
                 raise
 
 
-def _trainer() -> Any:
-    """TorchTrainer for this machine's cores, and for workers that die while they start.
-
-    Without the actor for data sets that Ray serves, as ours is not: it would only idle beside the
-    workers. With a remedy for a leak of ray 2.60: a worker group of which a worker dies in the
-    last part of its start is forgotten with its placement group (execution/worker_group.py,
-    _start, cleans up earlier failures only), and after a few of them the cluster has no core left.
-    """
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks import DatasetsCallback
-    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-
-    class ReleaseFailedStarts(WorkerGroupCallback, ControllerCallback):
-        started: Any = None
-
-        def after_worker_group_start(self, worker_group: Any) -> None:
-            self.started = worker_group
-
-        def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
-            self.started = None
-
-        def before_worker_group_start(self, worker_group_context: Any) -> None:
-            self.release()
-
-        async def before_controller_shutdown(self) -> None:
-            self.release()
-
-        def release(self) -> None:
-            forgotten, self.started = self.started, None
-            if forgotten and forgotten.has_started():
-                with suppress(Exception):  # its workers may be dead
-                    forgotten.shutdown()
-
-    class Trainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            made = super()._create_default_callbacks()
-            kept = [each for each in made if not isinstance(each, DatasetsCallback)]
-            return [ReleaseFailedStarts(), *kept]  # first: the next one may find a dead worker
-
-    return Trainer
-
-
 def _ray_settings(
     training: TrainingConfig, workspace: Workspace, request: RunRequest, board: Any, tries: int
 ) -> dict[str, Any]:
     """Args: tries: how often workers were started already."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
+
+    from tintlab.training.trainer import MemoryWatch
 
     gpus, most, fewest = training.gpus_per_worker, training.workers, training.min_workers
     return {
@@ -217,7 +179,7 @@ def _ray_settings(
             # New at every start: Ray would take up its own snapshot of the name, and ours counts.
             name=request.identity.replace("/", "_") + f"-{int(time.time())}",
             **storage_of(workspace),
-            callbacks=[_memory_watch(board, training)],
+            callbacks=[MemoryWatch(board, _no_memory(training))],
             failure_config=FailureConfig(
                 max_failures=training.max_restarts - tries,
                 # A worker that dies while it starts counts here or, later in its start, nowhere.
@@ -319,7 +281,9 @@ def _failure_of(error: BaseException, training: TrainingConfig) -> TintlabError:
     """The message of the error inside Ray's wrapping, as the user's own."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-    if _killed_for_memory(error):
+    from tintlab.training.trainer import killed_for_memory
+
+    if killed_for_memory(error):
         return _no_memory(training)
     if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
         busy = still_busy(training) or "its nodes did not start the workers"
@@ -338,25 +302,5 @@ def _failure_of(error: BaseException, training: TrainingConfig) -> TintlabError:
         found = inner
 
 
-def _killed_for_memory(error: BaseException) -> bool:
-    """Whether Ray ended a process because its machine ran low on memory."""
-    # ray 2.60 says so in the text only, whichever process it was.
-    return "low on memory" in str(error) or "out of memory issue" in str(error)
-
-
 def _no_memory(training: TrainingConfig) -> OutOfMemory:
     return out_of_memory("the machine of a worker", training, training.passes(training.workers)[0])
-
-
-def _memory_watch(board: Any, training: TrainingConfig) -> Any:
-    """Ray Train's callback for workers that died: no other try, if memory was what they died of."""
-    from ray.train import UserCallback
-
-    class MemoryWatch(UserCallback):
-        def after_exception(
-            self, run_context: Any, worker_exceptions: dict[int, Exception]
-        ) -> None:
-            if any(map(_killed_for_memory, worker_exceptions.values())):
-                board.fail.remote(_no_memory(training))
-
-    return MemoryWatch()
