@@ -114,6 +114,32 @@ def test_a_run_holds_what_the_documentation_says(swept: list[str], place: Path) 
     assert files >= {"config.json", "environment.txt", "images", "model"}
 
 
+def test_a_trial_that_cannot_succeed_is_told_with_its_reason_and_not_tried_again(
+    ray_cluster: None, shards_uri: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = place / "too_large.py"
+    file.write_text(
+        '"""How large may a crop be?"""\n'
+        "from optuna.distributions import CategoricalDistribution\n"
+        "from tintlab.sweep.space import SearchSpace\n"
+        "SPACE = SearchSpace(\n"
+        '    search={"data.crop_px": CategoricalDistribution((16, 1000))}, exhaustive=True\n'
+        ")\n"
+    )
+    at = TINY.index("--data.crop-px")  # which is searched
+    argv = ["sweep", str(file), *TINY[:at], *TINY[at + 2 :], "--shards", shards_uri, "--json"]
+    argv += ["--workspace", str(place / "failing"), "--trials-at-once", "1"]
+    capsys.readouterr()
+    assert main(argv) == 4
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    assert [trial["state"] for trial in trials] == ["complete", "failed"]
+    assert trials[1]["reason"].startswith("settings: crop_px=1000 is larger than photo")
+    store = MlflowClient(tracking_uri=f"sqlite:///{place}/failing/mlflow.db")
+    experiment = store.get_experiment_by_name("too_large")
+    runs = store.search_runs([experiment.experiment_id], "tags.trial_id != ''")
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+
+
 def test_the_same_sweep_again_changes_nothing(
     swept: list[str], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,8 +63,9 @@ def result_of(ledger: Ledger, question: Question) -> Result:
         "best": asdict(best),
         "trials": [asdict(record) for record in ranked],
     }
+    failures = [f"trial {r.number} failed: {r.reason}\n" for r in ranked if r.state == "failed"]
     text = (
-        f"{question.text}\n\n{ranking(ranked)}\n\n"
+        f"{question.text}\n\n{ranking(ranked)}\n\n{''.join(failures)}"
         f"best: trial {best.number}, {question.space.metric} {best.score:.4f}\n"
         f"next: tintlab {f'promote --run {best.run_id}' if best.run_id else 'track sync'}"
     )

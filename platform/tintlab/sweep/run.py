@@ -28,6 +28,7 @@ from tintlab.sweep.space import VARIANT, Question, SearchSpace
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import Status, open_run, set_final_status
 from tintlab.tracking.sync import sync
+from tintlab.training.failures import failure_class
 from tintlab.training.loop import Report
 from tintlab.training.perceptual import require_trunk
 from tintlab.training.request import RunRequest
@@ -41,6 +42,12 @@ FLUSH_TIMEOUT_S = 10.0
 
 ASHA_REDUCTION = 3
 """One trial in three goes on past a rung (Li et al. 2020, ASHA, uses 4; sweeps here are small)."""
+
+RETRIES = 2
+"""How often a trial goes on from its checkpoint that failed for reasons outside of it."""
+
+FAILURE = "failure"
+"""What a trial reports, last, that would fail again however often it is tried."""
 
 MLFLOW_STATUS: dict[str, Status] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -200,7 +207,10 @@ class LedgerSearch(Searcher):
         if result and not error:  # Tune passes the result that stops a trial here only
             self._record(trial_id, result)
         if error or result is None:
-            self._ledger.finish(number, "failed", "the trial raised an error; see its MLflow run")
+            reason = f"infrastructure, {RETRIES + 1} times; see its MLflow run"
+            self._ledger.finish(number, "failed", reason)
+        elif FAILURE in result:
+            self._ledger.finish(number, "failed", result[FAILURE])
         elif self.metric not in result:
             self._ledger.finish(number, "failed", f"the metric {self.metric} was never reported")
         elif result["step"] < self._experiment(self._recorded(number)).training.steps:
@@ -231,6 +241,8 @@ def _tune(
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, 130
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even at 0
+    # A trial that failed for good reports why, and no metric.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     training = request.base.training
     gpus = training.gpus_per_worker
     have = ray.cluster_resources()
@@ -254,7 +266,11 @@ def _tune(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=request.name, verbose=0, callbacks=[], **storage_of(workspace)
+            name=request.name,
+            verbose=0,
+            callbacks=[],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            **storage_of(workspace),
         ),
     )
     tuner.fit()
@@ -305,7 +321,7 @@ def _cpus(trials_at_once: int) -> float:
 
 
 def trial(payload: dict[str, Any], shards_uri: str) -> None:
-    """One trial, in a Tune trial's process."""
+    """One trial, in a Tune trial's process; raises what another try may get past."""
     import torch
 
     torch.set_num_threads(int(tune.get_context().get_trial_resources().required_resources["CPU"]))
@@ -318,17 +334,21 @@ def trial(payload: dict[str, Any], shards_uri: str) -> None:
     def on_report(report: Report, run_id: str) -> None:
         tune.report(result_of(report, run_id, payload["rungs"]))
 
-    train_tracked(
-        ExperimentConfig.model_validate(payload["config"]),
-        Workspace(root=payload["workspace"]),
-        shards_uri,
-        RunRequest(
-            experiment=payload["experiment"],
-            name=f"{payload['sweep']}-{number:03d}",
-            identity=payload["identity"],
-            parent=payload["parent"],
-            tags=tags,
-            flush_timeout_s=FLUSH_TIMEOUT_S,
-        ),
-        on_report=on_report,
+    request = RunRequest(
+        experiment=payload["experiment"],
+        name=f"{payload['sweep']}-{number:03d}",
+        identity=payload["identity"],
+        parent=payload["parent"],
+        tags=tags,
+        flush_timeout_s=FLUSH_TIMEOUT_S,
     )
+    config = ExperimentConfig.model_validate(payload["config"])
+    workspace = Workspace(root=payload["workspace"])
+    try:
+        train_tracked(config, workspace, shards_uri, request, on_report=on_report)
+    except Exception as error:
+        kind = failure_class(error)
+        if kind == "infrastructure":
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        tune.report({FAILURE: f"{kind.replace('_', ' ')}: {first}"})
