@@ -87,7 +87,7 @@ def test_twenty_kills_of_the_worker_change_no_bit(
             deadline_s = time.monotonic() + 20
             while (
                 process.poll() is None
-                and alive[0] in workers(process.pid)
+                and Path(f"/proc/{alive[0]}").exists()  # its name changes with what it does
                 and time.monotonic() < deadline_s
                 and sorted((workspace / "checkpoints").rglob("manifest.json")) == known
             ):
@@ -111,6 +111,7 @@ def test_twenty_kills_of_the_worker_change_no_bit(
         "0",
     )
     assert len(kills) == 20
+    assert len(restarts) >= 5, done.err  # that many died with progress behind them
     assert "raylet" not in done.out  # standard output is for the result
     assert differing == 0
     assert [status for _, status in runs(workspace)] == ["FINISHED"]
