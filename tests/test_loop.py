@@ -339,11 +339,12 @@ def test_what_is_not_finite_stops_training_before_it_is_learned(
     assert tensors(resumed.reports[-1].checkpoint) == tensors(through.reports[-1].checkpoint)
 
 
-def test_an_average_that_is_not_finite_is_never_kept(shards, tmp_path):
+@pytest.mark.parametrize("name", ["val/bits_per_dim", "val/parallel_bits_per_dim"])
+def test_an_average_that_is_not_finite_is_never_kept(shards, tmp_path, name):
     def broken(model: Colorizer, data: Shards) -> tuple[dict[str, float], None]:
-        return {"val/bits_per_dim": math.nan}, None
+        return {"val/bits_per_dim": 1.0, "val/psnr_db": math.inf, name: math.nan}, None
 
-    with pytest.raises(TrainingDiverged, match=r"step 2: val/bits_per_dim is nan .*no checkpoint"):
+    with pytest.raises(TrainingDiverged, match=rf"step 2: {name} is nan .*no checkpoint"):
         run(TINY, shards, tmp_path, validate=broken)
     assert Checkpoints(tmp_path).all() == []
 

@@ -271,9 +271,9 @@ class _Course:
         except Exception as error:
             raise self._named(error, f"the validation of step {self.step}") from error
         model.eval()
-        score = validated.get("val/bits_per_dim", 0.0)
-        if not math.isfinite(score):
-            self._diverged(self.step, "val/bits_per_dim", score, lr)
+        for name, value in validated.items():  # PSNR may be infinite
+            if name.endswith("bits_per_dim") and not math.isfinite(value):
+                self._diverged(self.step, name, value, lr)
         metrics = {**self.since.metrics(), "lr": lr, **validated}
         if self.config.training.skip_non_finite_steps or self.config.training.precision == "fp16":
             metrics["train/skipped_steps"] = float(self.skipped)
