@@ -115,9 +115,7 @@ def trained(
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    said = re.search(
-        r"first step after ([\d.]+) s: .*?([\d.]+), .*?([\d.]+), .*?([\d.]+)", done.stderr
-    )
+    said = re.search(STARTED, done.stderr)
     assert said, done.stderr
     parts = dict(zip(("ray", "workers", "model"), map(float, said.groups()[1:]), strict=True))
     times = logged_times(folder, name)

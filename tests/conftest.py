@@ -1,4 +1,5 @@
-"""What the tests share: one Ray, one small data set made by the real pipeline."""
+"""What the tests share: one Ray, one tracking database, one small data set made by the real
+pipeline."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,16 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local Ray for the whole test run."""
     with connect(Workspace.at(str(tmp_path_factory.mktemp("ray_workspace")))):
         yield
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated tracking database; making one takes seconds, copying one does not."""
+    from tintlab.tracking.store import ensure_store
+
+    workspace = Workspace.at(str(tmp_path_factory.mktemp("migrated")))
+    ensure_store(workspace)
+    return Path(workspace.root) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.console import parse
 from tintlab.data.shards import Shards, open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
-from tintlab.tracking.store import ensure_store
 from tintlab.training import lr_range, lr_range_tracked
 from tintlab.training.loop import TrainingDiverged, train
 from tintlab.training.lr_range import Curve, Point, Rise, range_test, suggested
@@ -51,14 +50,6 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def shards(uri: str) -> Shards:
     return open_shards(uri)
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated tracking database; making one takes seconds, copying one does not."""
-    place = Workspace.at(str(tmp_path_factory.mktemp("migrated")))
-    ensure_store(place)
-    return Path(place.root) / "mlflow.db"
 
 
 @pytest.fixture

@@ -17,20 +17,12 @@ from tintlab.model.colorizer import Colorizer
 from tintlab.settings import ModelConfig
 from tintlab.tracking.registry import champion, download, register, set_alias, version_of
 from tintlab.tracking.runs import open_run
-from tintlab.tracking.store import connect, ensure_store
+from tintlab.tracking.store import connect
 
 # SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses when its first store opens.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated tracking database; making one takes seconds, copying one does not."""
-    workspace = Workspace.at(str(tmp_path_factory.mktemp("migrated")))
-    ensure_store(workspace)
-    return Path(workspace.root) / "mlflow.db"
 
 
 @pytest.fixture

@@ -38,14 +38,6 @@ SILENT_SERVER = "http://127.0.0.1:9"
 PANEL = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated tracking database; making one takes seconds, copying one does not."""
-    workspace = Workspace.at(str(tmp_path_factory.mktemp("migrated")))
-    ensure_store(workspace)
-    return Path(workspace.root) / "mlflow.db"
-
-
 @pytest.fixture
 def workspace(
     migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

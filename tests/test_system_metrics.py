@@ -13,7 +13,6 @@ from tintlab.config import Workspace
 from tintlab.tracking import runs
 from tintlab.tracking.reading import metric_history, run_metrics
 from tintlab.tracking.runs import open_run
-from tintlab.tracking.store import ensure_store
 from tintlab.tracking.system_metrics import SystemMetrics
 
 EXPECTED = {
@@ -26,13 +25,6 @@ EXPECTED = {
     "system/network_receive_megabytes",
     "system/network_transmit_megabytes",
 }
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workspace = Workspace.at(str(tmp_path_factory.mktemp("migrated")))
-    ensure_store(workspace)
-    return Path(workspace.root) / "mlflow.db"
 
 
 @pytest.fixture

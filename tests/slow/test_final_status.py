@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from figures import Figure
-from lab_data_set import noise, row_of, write_data_set
+from training_process import data_set
 
 from tintlab.config import Workspace
 from tintlab.tracking.spool import read_records
@@ -32,11 +32,7 @@ LONG, SHORT = 100_000, 100
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("data") / "shards")
-    rows = [row_of(noise(24, 24, seed), "train") for seed in range(16)]
-    rows += [row_of(noise(24, 24, 100 + seed), "val") for seed in range(4)]
-    write_data_set(folder, [rows])
-    return folder
+    return data_set(tmp_path_factory.mktemp("data") / "shards", train=16, val=4)
 
 
 def start(

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 from failing_proxy import FailingProxy
 from figures import Figure
-from lab_data_set import noise, row_of, write_data_set
 from mlflow import MlflowClient
 from mlflow_server import Server
+from training_process import data_set
 
 from tintlab.config import Workspace
 from tintlab.tracking.spool import read_records
@@ -45,11 +45,7 @@ Point = tuple[str, int, float, int]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("data") / "shards")
-    rows = [row_of(noise(24, 24, seed), "train") for seed in range(16)]
-    rows += [row_of(noise(24, 24, 100 + seed), "val") for seed in range(4)]
-    write_data_set(folder, [rows])
-    return folder
+    return data_set(tmp_path_factory.mktemp("data") / "shards", train=16, val=4)
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ SETTINGS = {
 """A training whose steps take about 10 ms."""
 
 
-def data_set(folder: Path) -> str:
-    """24 photos to train on and 7 to validate with; returns the URI."""
-    rows = [row_of(noise(24, 24, seed), "train") for seed in range(24)]
-    rows += [row_of(noise(24, 24, 100 + seed), "val") for seed in range(7)]
+def data_set(folder: Path, train: int = 24, val: int = 7) -> str:
+    """So many photos of 24 px to train on and to validate with; returns the URI."""
+    rows = [row_of(noise(24, 24, seed), "train") for seed in range(train)]
+    rows += [row_of(noise(24, 24, 100 + seed), "val") for seed in range(val)]
     write_data_set(str(folder), [rows])
     return str(folder)
 

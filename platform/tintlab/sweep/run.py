@@ -27,6 +27,7 @@ from tintlab.sweep.report import live_line
 from tintlab.sweep.space import VARIANT, Question, SearchSpace
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import Status, open_run, set_final_status
+from tintlab.tracking.store import first_line
 from tintlab.tracking.sync import sync
 from tintlab.training.failures import failure_class
 from tintlab.training.loop import Report
@@ -350,5 +351,4 @@ def trial(payload: dict[str, Any], shards_uri: str) -> None:
         kind = failure_class(error)
         if kind == "infrastructure":
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        tune.report({FAILURE: f"{kind.replace('_', ' ')}: {first}"})
+        tune.report({FAILURE: f"{kind.replace('_', ' ')}: {first_line(error)}"})
