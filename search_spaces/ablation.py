@@ -33,5 +33,5 @@ SPACE = SearchSpace(
     },
     search={"training.seed": CategoricalDistribution((0, 1, 2))},
     exhaustive=True,
-    early_stopping=False,
+    stopping="none",
 )

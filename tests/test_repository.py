@@ -33,7 +33,7 @@ def test_stages_and_spaces_stay_thin_and_files_short() -> None:
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["test"], *extras["bench"]]
+    declared = [*project["dependencies"], *extras["test"], *extras["bench"], *extras["fid"]]
     reasons = (ROOT / "docs" / "dependencies.md").read_text()
     for requirement in declared:
         name = re.split(r"[\[<>=~ ]", requirement)[0]

@@ -35,7 +35,7 @@ def test_rungs_are_steps_that_every_trial_reports_and_those_of_asha() -> None:
 @pytest.mark.parametrize(
     ("space", "training"),
     [
-        (SearchSpace(early_stopping=False), TRAINING),
+        (SearchSpace(stopping="none"), TRAINING),
         (SPACE, TrainingConfig(steps=40, eval_every_steps=40, eval_at_cycle_ends=True)),
     ],
 )

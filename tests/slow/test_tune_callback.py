@@ -34,7 +34,7 @@ from tintlab.sweep.space import SearchSpace
 SPACE = SearchSpace(
     search={"schedule.peak_lr": FloatDistribution(1e-4, 2e-3, log=True)},
     num_trials=2,
-    early_stopping=False,
+    stopping="none",
 )
 '''
 

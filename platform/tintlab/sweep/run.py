@@ -291,7 +291,7 @@ def rung_steps(training: TrainingConfig) -> list[int]:
 
 def scheduler_of(space: SearchSpace, training: TrainingConfig) -> TrialScheduler:
     """What stops trials that are behind: ASHA, if the space wants it and there is a rung."""
-    if not (space.early_stopping and rung_steps(training)):
+    if space.stopping == "none" or not rung_steps(training):
         return FIFOScheduler()
     return AsyncHyperBandScheduler(
         time_attr="rung",

@@ -79,8 +79,18 @@ class SearchSpace(Settings):
     key changes slowest: with a seed there, the first trials are every configuration once."""
     start: tuple[dict[str, Any], ...] = ()
     """Configurations to try first; keys left out are searched."""
-    early_stopping: bool = True
-    """Stop a trial (ASHA) that is behind the others after the same number of steps."""
+    sampler: Literal["tpe", "gp", "random", "nsga2"] = "tpe"
+    """Which of Optuna's samplers draws: tpe (multivariate, grouped), gp (no conditional keys),
+    random, nsga2 (for several objectives)."""
+    stopping: Literal["asha", "median", "none"] = "asha"
+    """Stop a trial that is behind the others after the same number of steps; none lets all end."""
+    replicates: int = Field(1, ge=1, le=64)
+    """Seeds that each configuration is trained with; its score is their mean."""
+    objectives: dict[str, Literal["min", "max"]] = Field(default_factory=dict)
+    """Further reported metrics to trade off against `metric`, which leads the search."""
+    reference: dict[str, Any] = Field(default_factory=dict)
+    """Values of searched keys: the configurations that have them are what the others are to beat,
+    such as `{"schedule.kind": "cosine"}`. The report's answer compares with the best of them."""
 
     def base(self) -> ExperimentConfig:
         """The experiment before anything is searched.

@@ -18,9 +18,10 @@ from typing import Any
 from tintlab.cluster import storage_of
 from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import EnvironmentFault, TintlabError
+from tintlab.interrupts import Interruptible
 from tintlab.settings import TrainingConfig
 from tintlab.tracking.spool import TroubleTeller
-from tintlab.training.board import WATCH_EVERY_S, Board, watch
+from tintlab.training.board import Board, watch
 from tintlab.training.failures import OutOfMemory, TrainingStopped, out_of_memory
 from tintlab.training.progress import Progress
 from tintlab.training.request import Outcome, RunRequest
@@ -90,9 +91,9 @@ def fit(
     done = Event()
     watcher = Thread(target=watch, args=(board, shown, notice, done), daemon=True)
     watcher.start()
-    training = _InThread(lambda: _fitted(payload, config.training, workspace, request))
+    training = Interruptible(lambda: _fitted(payload, config.training, workspace, request))
     try:
-        training.wait(lambda: _ask_to_stop(board, notice))
+        training.wait(lambda: _ask_to_stop(board, notice), STOP_GRACE_S)
     except KeyboardInterrupt:  # asked twice, or the workers did not stop in time
         _mark_killed(workspace, request)
         raise
@@ -187,49 +188,6 @@ def _ray_settings(
             ),
         ),
     }
-
-
-class _InThread:
-    """A call in a thread, so that signals reach the main one: Ray would handle Ctrl-C its way."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.result: Any = None
-        self.interrupt: KeyboardInterrupt | None = None
-        self._error: BaseException | None = None
-        self._call = call
-        self._over = Event()  # Thread.join is not safe to interrupt (python 3.11, bpo-45274)
-        Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._over.set()
-
-    def wait(self, interrupted: Callable[[], bool]) -> None:
-        """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait.
-
-        Args: interrupted: called at the first KeyboardInterrupt; whether there is anything to wait
-            for.
-        """
-        deadline_s = float("inf")
-        while not self._over.is_set():
-            try:
-                self._over.wait(WATCH_EVERY_S)
-            except KeyboardInterrupt as error:  # SIGTERM is one as well
-                if self.interrupt:
-                    raise
-                self.interrupt = error
-                deadline_s = time.monotonic() + STOP_GRACE_S
-                if not interrupted():
-                    raise
-            if time.monotonic() > deadline_s:
-                assert self.interrupt is not None
-                raise self.interrupt
-        if self._error is not None:
-            raise self._error
 
 
 def _ask_to_stop(board: Any, notice: Callable[[str], None]) -> bool:

@@ -6,14 +6,10 @@ name, and an older one that is still alive ends before its next checkpoint, when
 """
 
 import json
-import os
 import re
 import secrets
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 
 import fsspec
@@ -21,7 +17,7 @@ import fsspec
 from tintlab.config import Workspace
 from tintlab.data.storage import is_local, one_line, require_writable, resolve, written
 from tintlab.errors import ConflictError, EnvironmentFault
-from tintlab.tracking.locks import claimed
+from tintlab.tracking.locks import described, owned, this_process
 
 LOCK = ".lock"
 OWNER = "owner.json"
@@ -57,29 +53,8 @@ def locked(folder: Path, run: str) -> Iterator[None]:
     Raises: ConflictError: another one does. EnvironmentFault: the folder cannot be written, or its
         file system has no locks.
     """
-    path = folder / LOCK
-    deadline_s = time.monotonic() + PATIENCE_S
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        while (descriptor := claimed(path)) is None:
-            if time.monotonic() > deadline_s:
-                raise ConflictError(
-                    f"{run} is being trained by {_described(path.read_bytes())}; wait for it to "
-                    "end, or stop it, or give another --name"
-                )
-            time.sleep(0.1)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"cannot lock {path}: {error.strerror}; choose a workspace that can be written, on a "
-            "file system with locks"
-        ) from None
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_me()).encode())
+    with owned(folder / LOCK, f"{run} is being trained", PATIENCE_S):
         yield
-    finally:
-        os.close(descriptor)
 
 
 class Owner:
@@ -87,7 +62,7 @@ class Owner:
 
     def __init__(self, fs: fsspec.AbstractFileSystem, root: str, run: str) -> None:
         self._fs, self._path, self._run = fs, f"{root}/{OWNER}", run
-        self._mine = json.dumps({**_me(), "token": secrets.token_hex(8)}).encode()
+        self._mine = json.dumps({**this_process(), "token": secrets.token_hex(8)}).encode()
 
     def begin(self) -> str | None:
         """Take the run over; returns who seems to have it, having never said that it ended."""
@@ -97,7 +72,7 @@ class Owner:
                 file.write(self._mine)
         except Exception as error:  # drivers raise what they like
             raise EnvironmentFault(f"cannot write {self._path}: {one_line(error)}") from None
-        return _described(before) if before else None
+        return described(before) if before else None
 
     def require(self) -> None:
         """Go on only as the owner.
@@ -107,7 +82,7 @@ class Owner:
         now = self._read()
         if now != self._mine:
             raise ConflictError(
-                f"{self._run} was taken over by {_described(now) if now else 'nobody known'}; "
+                f"{self._run} was taken over by {described(now) if now else 'nobody known'}; "
                 "this training ends, and has written nothing since"
             )
 
@@ -126,16 +101,3 @@ class Owner:
         except Exception as error:  # drivers raise what they like
             raise EnvironmentFault(f"cannot read {self._path}: {one_line(error)}") from None
         return content
-
-
-def _me() -> dict[str, str | int]:
-    since = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"process": os.getpid(), "machine": socket.gethostname(), "since": since}
-
-
-def _described(content: bytes) -> str:
-    try:
-        who = json.loads(content)
-        return f"process {who['process']} on {who['machine']} since {who['since']}"
-    except (ValueError, KeyError, TypeError):  # it is just being written
-        return "another process"
