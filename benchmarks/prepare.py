@@ -1,6 +1,6 @@
 """JPEG photos of 500x375 to Lab shards of 256 px: tintlab prepare against the obvious Ray pipeline.
 
-    python benchmarks/prepare.py [--quick] [--photos N] [--rounds N]
+    python benchmarks/prepare.py [--quick] [--photos N] [--rounds N] [--compression zstd]
 
 Every measurement is a new process with a new Ray, on all cores; the time includes Python's imports
 and Ray's start-up, which is also printed alone.
@@ -8,8 +8,8 @@ and Ray's start-up, which is also printed alone.
 baseline  ray.data.read_images(size=(256, 341)), rgb2lab of scikit-image, write_parquet. It is too
           slow to run on every photo: its pace is measured on BASELINE_PHOTOS after a warm-up, and
           its time for all photos is start-up + photos / pace. That is to its advantage.
-limit     our own function from bytes to an encoded row (decode, resize, Lab, pack; pixels are not
-          compressed) in a plain loop on one core, times the number of cores.
+limit     our own function from bytes to an encoded row (decode, resize, Lab, pack, and compress if
+          pixels are compressed) in a plain loop on one core, times the number of cores.
 memory    PSS (memory of its own and its share of what is shared) summed over the process and all it
           started, Ray's own processes included, looked at once a second; the peak, with all photos
           and with a tenth of them.
@@ -28,12 +28,14 @@ from pathlib import Path
 from jpeg_photos import write_jpeg_photos
 from side_by_side import ROUNDS, cores, interleaved, report, show
 
+from tintlab.data.prepare_config import Compression
+
 BASELINE_PHOTOS = 300
 LIMIT_PHOTOS = 300
 SHORT_PX = 256
 
 
-def ours(photos: str, out: str) -> dict[str, float]:
+def ours(photos: str, out: str, compression: Compression) -> dict[str, float]:
     """One run of tintlab's preparation, in a new process."""
     started_s = time.perf_counter()
     from tintlab.cluster import connect
@@ -42,13 +44,14 @@ def ours(photos: str, out: str) -> dict[str, float]:
 
     with connect(Workspace.at(f"{out}-workspace")):
         ready_s = time.perf_counter()
-        result = prepare([photos], out, PrepareConfig(short_side_px=SHORT_PX))
+        config = PrepareConfig(short_side_px=SHORT_PX, compression=compression)
+        result = prepare([photos], out, config)
         ended_s = time.perf_counter()
     assert result.inputs == result.stored + result.duplicates, result
     return {"startup_s": ready_s - started_s, "work_s": ended_s - ready_s}
 
 
-def baseline(photos: str, out: str) -> dict[str, float]:
+def baseline(photos: str, out: str, compression: Compression) -> dict[str, float]:
     """The obvious pipeline on some of the photos, once to warm up and once for the clock."""
     started_s = time.perf_counter()
     import ray
@@ -75,16 +78,19 @@ def baseline(photos: str, out: str) -> dict[str, float]:
     return {"startup_s": ready_s - started_s, "work_s": run(paths, out)}
 
 
-def limit(photos: str, out: str) -> dict[str, float]:
+def limit(photos: str, out: str, compression: Compression) -> dict[str, float]:
     """Bytes to encoded rows in a plain loop, on one core."""
     import cv2
+    import pyarrow as pa
 
     from tintlab.data.prepare import PrepareConfig
     from tintlab.data.shard_format.rows import Row, make_row
+    from tintlab.data.shard_format.shard_writer import COMPRESSION_LEVEL
 
     cv2.setNumThreads(1)
     config = PrepareConfig(short_side_px=SHORT_PX)
     files = [path.read_bytes() for path in sorted(Path(photos).iterdir())[:LIMIT_PHOTOS]]
+    codec = pa.Codec("zstd", COMPRESSION_LEVEL) if compression == "zstd" else None
 
     def loop(some: list[bytes]) -> None:
         for data in some:
@@ -92,6 +98,9 @@ def limit(photos: str, out: str) -> dict[str, float]:
                 data, "photo.jpg", config.short_side_px, config.min_side_px, config.max_pixels
             )
             assert isinstance(row, Row), row
+            if codec:
+                codec.compress(row.L)
+                codec.compress(row.ab)
 
     loop(files[:20])
     started_s = time.perf_counter()
@@ -102,10 +111,10 @@ def limit(photos: str, out: str) -> dict[str, float]:
 CHILDREN = {"ours": ours, "baseline": baseline, "limit": limit}
 
 
-def measured(child: str, photos: Path, out: Path) -> dict[str, float]:
+def measured(child: str, photos: Path, out: Path, compression: Compression) -> dict[str, float]:
     """Run one of CHILDREN in a process of its own; adds its whole time and its peak memory."""
     started_s = time.perf_counter()
-    command = [sys.executable, __file__, "--child", child, str(photos), str(out)]
+    command = [sys.executable, __file__, "--child", child, str(photos), str(out), compression]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak_bytes = 0
     while True:
@@ -144,7 +153,7 @@ def pss_bytes(pid: int) -> int:
     return 0
 
 
-def main(photos: int, rounds: int) -> str:
+def main(photos: int, rounds: int, compression: Compression) -> str:
     """Measure everything; returns the JSON line."""
     with tempfile.TemporaryDirectory(prefix="tintlab-prepare-") as name:
         folder = Path(name)
@@ -153,7 +162,10 @@ def main(photos: int, rounds: int) -> str:
         show(f"{photos} photos cut")
 
         def candidate(child: str) -> dict[str, float]:
-            return measured(child, folder / "photos", folder / child)
+            return measured(child, folder / "photos", folder / child, compression)
+
+        def of_a_tenth() -> dict[str, float]:
+            return measured("ours", folder / "tenth", folder / "out", compression)
 
         found = interleaved(
             {
@@ -163,9 +175,7 @@ def main(photos: int, rounds: int) -> str:
             },
             rounds,
         )
-        tenth = interleaved(
-            {"a tenth": lambda: measured("ours", folder / "tenth", folder / "out")}, rounds=1
-        )["a tenth"]
+        tenth = interleaved({"a tenth": of_a_tenth}, rounds=1)["a tenth"]
     mine, theirs = found["ours"], found["baseline"]
     images_per_s = photos / mine["whole_s"]
     pace = BASELINE_PHOTOS / theirs["work_s"]
@@ -202,11 +212,12 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="2,000 photos instead of 20,000")
     parser.add_argument("--photos", type=int, help="so many instead")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--compression", choices=("none", "zstd"), default="none")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child, source, target = arguments.child
-        print(json.dumps(CHILDREN[child](source, target)))
+        child, *rest = arguments.child
+        print(json.dumps(CHILDREN[child](*rest)))
     else:
         count = arguments.photos or (2_000 if arguments.quick else 20_000)
-        print(main(count, arguments.rounds))
+        print(main(count, arguments.rounds, arguments.compression))
