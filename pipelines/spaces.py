@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from tintlab.command import StageCommand
-from tintlab.console import Result, table
+from tintlab.console import Result
 
 
 @dataclass(frozen=True)
@@ -13,22 +13,11 @@ class Command(StageCommand):
 
 
 def main(command: Command) -> Result:
-    """Each with its question, its trials and what it searches."""
-    from tintlab.sweep.space import load_space, space_names
+    """Each with its question, its runs and what it searches."""
+    from tintlab.sweep.plan import listed
+    from tintlab.sweep.question import load_space, space_names
 
-    questions = [load_space(name) for name in space_names()]
-    data = [
-        {
-            "name": question.name,
-            "question": question.text,
-            "trials": question.space.trials(),
-            "searched": list(question.space.choices),
-        }
-        for question in questions
-    ]
-    rows = [[row["name"], row["trials"], row["question"]] for row in data]
-    listing = table(["space", "trials", "question"], rows)
-    return Result({"spaces": data}, f"{listing}\n\nnext: tintlab sweep SPACE --dry-run")
+    return listed([load_space(name) for name in space_names()])
 
 
 if __name__ == "__main__":

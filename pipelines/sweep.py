@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tyro.conf import Positional
 
@@ -27,28 +27,29 @@ class Command(ExperimentCommand):
 
 def defaults(argv: Sequence[str]) -> Command:
     """What options not given mean: the space's fixed values."""
-    from tintlab.sweep.space import load_space
+    from tintlab.sweep.question import load_space
 
-    name = next((word for word in argv[:1] if not word.startswith("-")), "")
+    name = next((word for word in argv[:1] if word[0] != "-"), "")
     fixed = load_space(name).space.base() if name else ExperimentConfig()
     return Command(space=name, experiment=base_experiment(argv, fixed))
 
 
 def main(command: Command) -> Result:
     """Run the sweep; exit 4 if some trials failed."""
-    from tintlab.sweep.report import plan, result_of
-    from tintlab.sweep.space import load_space
+    from tintlab.sweep.plan import plan
+    from tintlab.sweep.question import load_space
+    from tintlab.sweep.report import result_of
 
     question = load_space(command.space)
     question.check(command.experiment)
-    trials = question.space.trials(command.num_trials)
+    trials, at_once = question.space.trials(command.num_trials), command.trials_at_once
     if command.dry_run:
-        return plan(question, command.experiment, trials)
+        return plan(question, command.experiment, trials, at_once, command.shards_uri)
     from tintlab.cluster import connect
     from tintlab.sweep.run import SweepRequest, run_sweep
 
-    request = SweepRequest(question, command.experiment, command.name or question.name, trials)
-    request = replace(request, trials_at_once=command.trials_at_once, seed=command.seed)
+    name = command.name or question.name
+    request = SweepRequest(question, command.experiment, name, trials, at_once, command.seed)
     with connect(command.place), ProgressLine() as line:
         ledger = run_sweep(request, command.place, command.shards_uri, line.show)
     return result_of(ledger, question)

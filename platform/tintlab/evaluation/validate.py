@@ -32,6 +32,13 @@ PANEL_METRICS = ("val/psnr_db", "val/ssim", "val/colorfulness_ratio")
 """What is measured on the panel's photos only; so is LPIPS, where its weights are."""
 
 
+def validation_metrics(config: EvaluationConfig) -> tuple[str, ...]:
+    """Names of what `validate` measures, in its order."""
+    lpips = lpips_name(config)
+    panel = (*PANEL_METRICS, *([f"val/{lpips}"] if lpips else []))
+    return ("val/bits_per_dim", "val/parallel_bits_per_dim", *panel)
+
+
 def validate(
     model: Colorizer, shards: Shards, config: EvaluationConfig, split: str = "val"
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "_ _ 3"] | None]:
@@ -63,18 +70,17 @@ def validate(
         panel, painted = _panel(model, shards, config, split)
 
     # The panel's figures are 0 on every rank but the first, so that the sum is rank 0's.
-    lpips = lpips_name(config)
-    names = (*PANEL_METRICS, *([f"val/{lpips}"] if lpips else []))
+    names = validation_metrics(config)
     sums = torch.tensor(
-        [bits, parallel_bits, photos, *(painted.get(key, 0.0) for key in names)],
+        [photos, bits, parallel_bits, *(painted.get(key, 0.0) for key in names[2:])],
         dtype=torch.float64,
         device=next(model.parameters()).device,
     )
     if parallel_run:
         distributed.all_reduce(sums)
-    bits, parallel_bits, total, *of_panel = sums.tolist()
-    metrics = {"val/bits_per_dim": bits / total, "val/parallel_bits_per_dim": parallel_bits / total}
-    return metrics | dict(zip(names, of_panel, strict=True)), panel
+    total, bits, parallel_bits, *of_panel = sums.tolist()
+    figures = (bits / total, parallel_bits / total, *of_panel)
+    return dict(zip(names, figures, strict=True)), panel
 
 
 _lpips = lru_cache(maxsize=1)(make_lpips)  # its weights are read once in a training

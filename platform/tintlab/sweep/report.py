@@ -1,13 +1,11 @@
 """What a sweep says: a line while it runs, then the ranked trials and the next commands."""
 
 from dataclasses import asdict
-from typing import Any
 
-from tintlab.config import ExperimentConfig
 from tintlab.console import Result, table
 from tintlab.errors import TintlabError
 from tintlab.sweep.ledger import Ledger, TrialRecord
-from tintlab.sweep.space import Question, When
+from tintlab.sweep.question import Question
 
 COLUMNS = ("val/bits_per_dim", "val/psnr_db", "val/ssim", "val/colorfulness_ratio")
 
@@ -22,27 +20,6 @@ def live_line(records: list[TrialRecord], num_trials: int) -> str:
         f"{counts['complete']} complete, {counts['stopped']} stopped of {num_trials}; "
         f"{best}; running {running or '-'}"
     )
-
-
-def plan(question: Question, base: ExperimentConfig, num_trials: int) -> Result:
-    """What a sweep would do."""
-    space = question.space
-    rows: list[list[object]] = []
-    for key, entry in space.choices.items():
-        when = f"when {entry.key} in {entry.values}" if isinstance(entry, When) else ""
-        rows.append([key, entry.distribution if isinstance(entry, When) else entry, when])
-    text = (
-        f"{question.text}\n{num_trials} trials of {base.training.steps} steps, ranked by "
-        f"{space.metric} ({space.mode})\n{table(['key', 'distribution', ''], rows)}"
-    )
-    data: dict[str, Any] = {
-        "question": question.text,
-        "trials": num_trials,
-        "steps": base.training.steps,
-        "space": space.description(),
-        "base": base.flat(),
-    }
-    return Result(data, text)
 
 
 def result_of(ledger: Ledger, question: Question) -> Result:

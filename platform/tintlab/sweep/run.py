@@ -23,8 +23,9 @@ from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.settings import TrainingConfig
 from tintlab.sweep.ledger import Ledger, TrialRecord
+from tintlab.sweep.question import Question
 from tintlab.sweep.report import live_line
-from tintlab.sweep.space import VARIANT, Question, SearchSpace
+from tintlab.sweep.space import VARIANT, SearchSpace
 from tintlab.tracking.reading import run_of
 from tintlab.tracking.runs import Status, open_run, set_final_status
 from tintlab.tracking.store import first_line

@@ -12,19 +12,15 @@
     )
 
 Keys are dotted config keys; values are Optuna distributions, or `When` for a key that exists only
-under some values of another, searched before it. Settings that make sense only together are
-`variants`: named, and tried like the values of one key called `variant`.
+under some values of another, searched before it; that one may depend on a third. Settings that make
+sense only together are `variants`: named, and tried like the values of one key called `variant`.
 """
 
 import hashlib
-import importlib.util
-import inspect
 import json
-import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
+from decimal import Decimal
 from typing import Any, Literal
 
 import optuna
@@ -34,23 +30,30 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
+    json_to_distribution,
 )
 from pydantic import ConfigDict, Field
 
-from tintlab.config import ExperimentConfig, unknown_key
+from tintlab.config import ExperimentConfig
 from tintlab.errors import ConfigError
 from tintlab.settings import Settings
 
 VARIANT = "variant"
 """What the choice among the variants is called in trials, tables and starting points."""
 
-CHECK_SAMPLES = 200
-"""Configurations drawn at random before a sweep starts, each of which the config must accept."""
+CHAMPION = "champion"
+"""Among the starting points: what is searched, as the @champion of that moment has it."""
+
+MOST_COMBINATIONS = 10_000
+"""Of an exhaustive space; more are no question that trying everything can answer."""
 
 
 @dataclass(frozen=True)
 class When:
-    """A distribution that applies only while `key` has one of `values`."""
+    """A distribution that applies only while `key` has one of `values`.
+
+    `key` may be conditional itself: where it does not apply, this does not either.
+    """
 
     key: str
     values: tuple[Any, ...]
@@ -77,8 +80,9 @@ class SearchSpace(Settings):
     exhaustive: bool = False
     """Try every combination once, instead of searching; needs values that can be counted. The last
     key changes slowest: with a seed there, the first trials are every configuration once."""
-    start: tuple[dict[str, Any], ...] = ()
-    """Configurations to try first; keys left out are searched."""
+    start: tuple[dict[str, Any] | Literal["champion"], ...] = ()
+    """Configurations to try first; keys left out are searched. "champion" stands for the searched
+    keys of the model that is @champion when the sweep starts, if there is one."""
     sampler: Literal["tpe", "gp", "random", "nsga2"] = "tpe"
     """Which of Optuna's samplers draws: tpe (multivariate, grouped), gp (no conditional keys),
     random, nsga2 (for several objectives)."""
@@ -87,7 +91,7 @@ class SearchSpace(Settings):
     replicates: int = Field(1, ge=1, le=64)
     """Seeds that each configuration is trained with; its score is their mean."""
     objectives: dict[str, Literal["min", "max"]] = Field(default_factory=dict)
-    """Further reported metrics to trade off against `metric`, which leads the search."""
+    """Further reported metrics to trade off against `metric`, which leads: it ranks and stops."""
     reference: dict[str, Any] = Field(default_factory=dict)
     """Values of searched keys: the configurations that have them are what the others are to beat,
     such as `{"schedule.kind": "cosine"}`. The report's answer compares with the best of them."""
@@ -98,63 +102,6 @@ class SearchSpace(Settings):
         Raises: ConfigError: a fixed key or value that the config refuses.
         """
         return ExperimentConfig().replaced(self.fixed)
-
-    def check(self, base: ExperimentConfig) -> None:
-        """Refuse a space that could not run.
-
-        Raises: ConfigError: an unknown key (the nearest is named), a key both fixed and searched, a
-            condition on a key that is not searched before it, a value that the config refuses.
-        """
-        known = base.flat()
-        if not self.choices:
-            raise ConfigError("the search space is empty; give at least one key in search=")
-        for key in self.asked_keys:
-            if key not in known:
-                raise ConfigError(unknown_key(key, list(known)))
-            if key in self.search and key in self.fixed:
-                raise ConfigError(f"{key} is both fixed and searched; remove one of the two")
-            if key in self.search and any(key in settings for settings in self.variants.values()):
-                raise ConfigError(f"{key} is both in a variant and searched; remove one of the two")
-        seen: list[str] = []
-        for key, entry in self.search.items():
-            if isinstance(entry, When) and entry.key not in seen and entry.key not in known:
-                raise ConfigError(f"{key} depends on {unknown_key(entry.key, list(known))}")
-            if isinstance(entry, When) and entry.key not in seen and entry.key in self.search:
-                raise ConfigError(f"{key} depends on {entry.key}; list {entry.key} before it")
-            seen.append(key)
-        for point in self.start:
-            for key, value in point.items():
-                if key not in self.choices:
-                    raise ConfigError(f"start has {key}, which is not searched; remove it")
-                self._check_value(key, value)
-        self.trials()
-        self._check_samples(base)
-
-    def _check_value(self, key: str, value: Any) -> None:
-        entry = self.choices[key]
-        distribution = entry.distribution if isinstance(entry, When) else entry
-        if isinstance(distribution, CategoricalDistribution):
-            inside = value in distribution.choices
-        else:
-            assert isinstance(distribution, IntDistribution | FloatDistribution)
-            number = isinstance(value, int | float)
-            inside = number and distribution.low <= value <= distribution.high
-        if not inside:
-            raise ConfigError(f"start has {key}={value!r}, outside {distribution}")
-
-    def _check_samples(self, base: ExperimentConfig) -> None:
-        import logging
-
-        # A study of its own, in memory and quiet: nothing of the check may reach the ledger.
-        optuna.logging.get_logger("optuna").setLevel(logging.WARNING)
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        for _ in range(CHECK_SAMPLES):
-            try:
-                self.experiment(base, self.suggest(study.ask(), base))
-            except ConfigError as error:
-                raise ConfigError(
-                    f"the space contains a value the config refuses: {error}"
-                ) from None
 
     @property
     def choices(self) -> dict[str, BaseDistribution | When]:
@@ -168,11 +115,19 @@ class SearchSpace(Settings):
         of_variants = [key for settings in self.variants.values() for key in settings]
         return list(dict.fromkeys([*of_variants, *self.search]))
 
+    @property
+    def directions(self) -> dict[str, Literal["min", "max"]]:
+        """Every objective with what is good of it, the leading metric first."""
+        return {self.metric: self.mode, **self.objectives}
+
     def trials(self, asked: int | None = None) -> int:
         """How many trials to run: as many as asked for, else the space's own number.
 
-        Raises: ConfigError: there is no number, or more trials than an exhaustive space has.
+        Raises: ConfigError: none are asked for, there is no number, or there are more than an
+            exhaustive space has.
         """
+        if asked is not None and asked < 1:
+            raise ConfigError(f"num_trials must be at least 1, got {asked}")
         wanted = asked or self.num_trials
         if not self.exhaustive:
             if wanted is None:
@@ -189,66 +144,151 @@ class SearchSpace(Settings):
     def first_points(self) -> list[dict[str, Any]]:
         """The configurations to try before any is drawn; of an exhaustive space, all there are.
 
-        Raises: ConfigError: exhaustive, and a key's values cannot be counted.
+        "champion" among them is left out: `with_champion` puts its values there.
+
+        Raises: ConfigError: exhaustive, and a key's values cannot be counted or are too many.
         """
-        points = list(self.start)
-        if self.exhaustive:
-            every: list[dict[str, Any]] = [{}]
-            for key, entry in self.choices.items():
-                values = _values(key, entry)
-                every = [{**point, key: value} for value in values for point in every]
-            points += [point for point in every if point not in points]
-        return points
+        start = [point for point in self.start if isinstance(point, dict)]
+        if not self.exhaustive:
+            return start
+        every = self._combinations()
+        first: list[dict[str, Any]] = []
+        for asked in start:
+            first += [p for p in every if asked.items() <= p.items() and p not in first]
+        return [*first, *(point for point in every if point not in first)]
+
+    def _combinations(self) -> list[dict[str, Any]]:
+        base = self.base().flat()
+        every: list[dict[str, Any]] = [{}]
+        for key, entry in self.choices.items():
+            values = countable(entry.distribution if isinstance(entry, When) else entry)
+            if values is None:
+                raise ConfigError(
+                    f"an exhaustive space cannot count the values of {key}; list them"
+                )
+            if len(values) * len(every) > MOST_COMBINATIONS:
+                raise ConfigError(
+                    f"the space is exhaustive and has more than {MOST_COMBINATIONS:,} "
+                    "combinations; list fewer values, or search with num_trials"
+                )
+            applies = [self._applies(entry, point, base) for point in every]
+            once = [point for point, more in zip(every, applies, strict=True) if not more]
+            several = [point for point, more in zip(every, applies, strict=True) if more]
+            every = once + [{**point, key: value} for value in values for point in several]
+        return every
 
     def suggest(self, trial: optuna.Trial, base: ExperimentConfig) -> dict[str, Any]:
         """The values of one trial, `{dotted key: value}`, drawn by the study's sampler."""
+        return self.drawn(lambda key, distribution: _suggest(trial, key, distribution), base)
+
+    def drawn(
+        self, draw: Callable[[str, BaseDistribution], Any], base: ExperimentConfig
+    ) -> dict[str, Any]:
+        """The values of one trial: `draw` is asked for each key that applies, in order."""
+        known = base.flat()
         values: dict[str, Any] = {}
         for key, entry in self.choices.items():
-            if isinstance(entry, When):
-                flat = self.experiment(base, values).flat()
-                if flat[entry.key] not in entry.values or (
-                    entry.key in self.search and entry.key not in values
-                ):
-                    continue
-                entry = entry.distribution
-            values[key] = _suggest(trial, key, entry)
+            if self._applies(entry, values, known):
+                values[key] = draw(key, entry.distribution if isinstance(entry, When) else entry)
         return values
 
-    def experiment(self, base: ExperimentConfig, values: dict[str, Any]) -> ExperimentConfig:
+    def _applies(
+        self, entry: BaseDistribution | When, values: Mapping[str, Any], base: Mapping[str, Any]
+    ) -> bool:
+        """Whether a key is searched, once the keys before it have these values.
+
+        No configuration is made for it: one with half its values need not be valid.
+        """
+        if not isinstance(entry, When):
+            return True
+        if entry.key in self.choices:
+            return entry.key in values and values[entry.key] in entry.values
+        return self.settings(values).get(entry.key, base[entry.key]) in entry.values
+
+    def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The config keys that a trial with these values sets: its variant's, and its own."""
+        own = {key: value for key, value in values.items() if key != VARIANT}
+        return {**self.variants[values[VARIANT]], **own} if VARIANT in values else own
+
+    def experiment(self, base: ExperimentConfig, values: Mapping[str, Any]) -> ExperimentConfig:
         """The experiment of a trial with these values.
 
         Raises: ConfigError: the config refuses them.
         """
-        settings = {key: value for key, value in values.items() if key != VARIANT}
-        if VARIANT in values:
-            settings = {**self.variants[values[VARIANT]], **settings}
-        return base.replaced(settings)
+        return base.replaced(self.settings(values))
 
     def description(self) -> dict[str, Any]:
-        """The space as plain data: what its fingerprint is made of, and what a difference shows."""
+        """The space as plain data: what its fingerprint is made of, and what a difference shows.
 
-        def plain(entry: BaseDistribution | When) -> Any:
-            if isinstance(entry, When):
-                inner = plain(entry.distribution)
-                return {"when": entry.key, "in": list(entry.values), "distribution": inner}
-            return json.loads(distribution_to_json(entry))
-
-        whole: dict[str, Any] = {
-            "search": {key: plain(entry) for key, entry in self.search.items()},
-            "metric": self.metric,
-            "mode": self.mode,
-        }
-        if self.variants:
-            whole["variants"] = self.variants
-        return whole
+        How many trials there are is not in it, since a sweep may go on with more; what is fixed is
+        in the base configuration.
+        """
+        whole = self.model_dump(mode="python", exclude={"fixed", "search", "num_trials"})
+        searched = {key: _plain(entry) for key, entry in self.search.items()}
+        return json.loads(json.dumps({"search": searched, **whole}))
 
 
-def _values(key: str, entry: BaseDistribution | When) -> list[Any]:
-    if isinstance(entry, CategoricalDistribution):
-        return list(entry.choices)
-    if isinstance(entry, IntDistribution):
-        return list(range(entry.low, entry.high + 1, entry.step))
-    raise ConfigError(f"an exhaustive space cannot count the values of {key}; list them")
+def described(description: Mapping[str, Any], fixed: Mapping[str, Any]) -> SearchSpace:
+    """The space of a `SearchSpace.description`: a sweep goes on with it without its file."""
+
+    def entry(plain: Mapping[str, Any]) -> BaseDistribution | When:
+        if "when" in plain:
+            inner = json_to_distribution(json.dumps(plain["distribution"]))
+            return When(plain["when"], tuple(plain["in"]), inner)
+        return json_to_distribution(json.dumps(plain))
+
+    search = {key: entry(plain) for key, plain in description["search"].items()}
+    return SearchSpace(**{**description, "fixed": dict(fixed), "search": search})
+
+
+def countable(distribution: BaseDistribution) -> list[Any] | None:
+    """Every value of a distribution in order, or None if they cannot be counted."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        low, high, step = (
+            Decimal(str(x)) for x in (distribution.low, distribution.high, distribution.step)
+        )
+        return [float(low + n * step) for n in range(int((high - low) / step) + 1)]
+    return None
+
+
+def outermost(distribution: BaseDistribution, few: int) -> list[Any]:
+    """Every value of a choice, or of a range of so `few`; else both ends of the range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    values = countable(distribution)
+    if values is not None and len(values) <= few:
+        return values
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    return [distribution.low, distribution.high]
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one that the distribution can give."""
+    if isinstance(distribution, CategoricalDistribution):
+        boolean = isinstance(value, bool)  # which equals 0 or 1
+        return any(
+            value == one and isinstance(one, bool) == boolean for one in distribution.choices
+        )
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not distribution.low <= value <= distribution.high:
+        return False
+    if isinstance(distribution, IntDistribution):
+        return (value - distribution.low) % distribution.step == 0
+    values = countable(distribution)
+    return values is None or value in values
+
+
+def _plain(entry: BaseDistribution | When) -> Any:
+    if isinstance(entry, When):
+        inner = _plain(entry.distribution)
+        return {"when": entry.key, "in": list(entry.values), "distribution": inner}
+    return json.loads(distribution_to_json(entry))
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -265,74 +305,6 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     raise ConfigError(
         f"{name}: {type(distribution).__name__} is not a distribution tintlab searches"
     )
-
-
-@dataclass(frozen=True)
-class Question:
-    """A search space with the name of its file and the question in its docstring."""
-
-    name: str
-    text: str
-    space: SearchSpace
-
-    def check(self, experiment: ExperimentConfig) -> None:
-        """Refuse what could not run, and a setting given for a key that is searched.
-
-        Raises: ConfigError: one line that names the key.
-        """
-        given, base = experiment.flat(), self.space.base().flat()
-        for key in self.space.asked_keys:
-            if key in base and given[key] != base[key]:
-                raise ConfigError(f"--{key} is searched by {self.name}; leave it out")
-        self.space.check(experiment)
-
-
-def load_space(name_or_file: str) -> Question:
-    """The search space of this name in `search_spaces/`, or in this Python file.
-
-    Raises: ConfigError: no such space (the known ones are named), no SPACE or docstring in it.
-    """
-    if name_or_file.endswith(".py") or "/" in name_or_file:
-        module = _module_at(Path(name_or_file))
-        name = Path(name_or_file).stem
-    else:
-        names = space_names()
-        if name_or_file not in names:
-            raise ConfigError(
-                f"no search space {name_or_file!r}; there are {', '.join(names)}, "
-                "or give the path of a Python file"
-            )
-        module = importlib.import_module(f"search_spaces.{name_or_file}")
-        name = name_or_file
-    space = getattr(module, "SPACE", None)
-    if not isinstance(space, SearchSpace):
-        raise ConfigError(f"search space {name} has no SPACE = SearchSpace(...)")
-    text = inspect.cleandoc(module.__doc__ or "")
-    if "?" not in text:
-        raise ConfigError(f"search space {name} has no question in its docstring")
-    return Question(name, text[: text.index("?") + 1].replace("\n", " "), space)
-
-
-def space_names() -> list[str]:
-    """Names of the spaces that come with tintlab."""
-    import search_spaces
-
-    return sorted(found.name for found in pkgutil.iter_modules(search_spaces.__path__))
-
-
-def _module_at(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise ConfigError(f"no search space file {file}; known names: {', '.join(space_names())}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    load: Callable[[ModuleType], None] = spec.loader.exec_module
-    try:
-        load(module)
-    except Exception as error:  # a user's own file: whatever it raises is theirs to read
-        raise ConfigError(f"{file} fails on import: {type(error).__name__}: {error}") from None
-    return module
 
 
 def fingerprint(space: SearchSpace, base: ExperimentConfig) -> str:

@@ -37,7 +37,7 @@ from tintlab.training.losses import (
     smoothed_nats,
     token_nats,
 )
-from tintlab.training.perceptual import PerceptualDistance
+from tintlab.training.perceptual import PerceptualDistance, metric_name
 from tintlab.training.rebalance import color_weights
 
 
@@ -52,6 +52,16 @@ class Priced(NamedTuple):
     """The annealed mean; of no columns where it is not asked for."""
 
 
+def term_names(config: ExperimentConfig) -> tuple[str, ...]:
+    """Names of the terms that the objective of this configuration reports, in their order."""
+    names = ["loss", "bits_per_dim", "parallel_bits_per_dim"]
+    if config.model.upsampler == "learned":
+        names.append("pixel_huber")
+    if config.loss.perceptual > 0:
+        names.append(metric_name(config.loss.perceptual_net))
+    return tuple(names)
+
+
 class Objective(nn.Module):
     """The training loss of one model; holds no weights but the model's, and frozen ones."""
 
@@ -59,6 +69,8 @@ class Objective(nn.Module):
     """(K, K), or empty without smoothing."""
     weights: Tensor
     """(Q,), or empty without rebalancing."""
+    terms: tuple[str, ...]
+    """Names of what `forward` reports, in its order."""
 
     def __init__(
         self, model: Colorizer, config: ExperimentConfig, statistics: AbStatistics
@@ -70,6 +82,7 @@ class Objective(nn.Module):
         """
         super().__init__()
         loss = config.loss
+        self.terms = term_names(config)
         self.model = model
         self.loss = loss
         self.chunks = config.training.loss_chunks
@@ -85,16 +98,6 @@ class Objective(nn.Module):
         # Not persistent: they follow from the configuration and the data set.
         self.register_buffer("targets", targets, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of what `forward` reports, in its order."""
-        names = ["loss", "bits_per_dim", "parallel_bits_per_dim"]
-        if isinstance(self.model.upsampler, Upsampler):
-            names.append("pixel_huber")
-        if self.distance is not None:
-            names.append(self.distance.name)
-        return tuple(names)
 
     def forward(
         self, L: Float[Tensor, "B 1 H W"], ab: Float[Tensor, "B 2 H W"]
