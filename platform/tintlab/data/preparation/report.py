@@ -8,7 +8,6 @@ report.html       the same counts with examples and pictures, in one file that n
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 
 import fsspec
 import pyarrow as pa
@@ -20,6 +19,7 @@ from tintlab.data.preparation.account import QUARANTINED, Outcome, PrepareReport
 from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.shards import Shards
 from tintlab.data.storage import written
+from tintlab.html_page import bars, page, text
 
 FORMAT, VERSION = "tintlab-prepare-report", 1
 
@@ -29,16 +29,6 @@ EXAMPLES = 20
 """Files named for each reason; report.parquet has all."""
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Outcome._fields])
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
-       color: #222; background: #fff }
-table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-align: left;
-       vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums }
-.bar { background: #d97b29; height: .8em; display: inline-block; min-width: 2px }
-figure { display: inline-block; margin: 0 .5em .5em 0 } figcaption { font-size: 10px; color: #666 }
-code { overflow-wrap: anywhere } details { margin: .3em 0 }
-"""
 
 
 def write_reports(
@@ -74,9 +64,9 @@ def html(report: PrepareReport, outcomes: Sequence[Outcome], shards: Shards) -> 
     some_grey = [near_grey[at] for at in evenly(len(near_grey), THUMBNAILS)]
     body = [
         "<h1>Preparation of Lab shards</h1>",
-        f"<p>Data set <code>{escape(report.fingerprint)}</code>, generation {report.generation}; "
+        f"<p>Data set <code>{text(report.fingerprint)}</code>, generation {report.generation}; "
         f"{report.decoded:,} photos decoded in {report.seconds:.1f} s.</p>",
-        _bars(sums, report.inputs),
+        bars(sums, report.inputs),
         f"<p>{report.left_out:,} files were left out and are no inputs: hidden ones, and files in "
         "tars that are not images by name.</p>",
         "<h2>Quarantine</h2>",
@@ -102,11 +92,7 @@ def html(report: PrepareReport, outcomes: Sequence[Outcome], shards: Shards) -> 
         "<h3>Colours that are trained on</h3>",
         f'<img src="{histogram}" alt="histogram of a and b">',
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<title>Preparation of Lab shards</title>"
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
+    return page("Preparation of Lab shards", body)
 
 
 def _pairs(shards: Shards) -> list[tuple[str, int]]:
@@ -126,16 +112,16 @@ def _quarantine(report: PrepareReport, outcomes: Sequence[Outcome]) -> list[str]
     for item in outcomes:
         if item.outcome == QUARANTINED and len(examples[item.reason]) < EXAMPLES:
             examples[item.reason].append(item)
-    parts = [_bars(sorted(report.reasons.items(), key=lambda r: -r[1]), report.quarantined)]
+    parts = [bars(sorted(report.reasons.items(), key=lambda r: -r[1]), report.quarantined)]
     for reason, items in examples.items():
         rows = "".join(
-            f"<tr><td><code>{escape(item.path)}</code></td><td>{escape(item.message)}</td></tr>"
+            f"<tr><td><code>{text(item.path)}</code></td><td>{text(item.message)}</td></tr>"
             for item in items
         )
         count = report.reasons[reason]
         more = f", the first {EXAMPLES} of {count:,}" if count > EXAMPLES else ""
         parts.append(
-            f"<details><summary>{escape(reason)}{more}. {escape(REASONS[reason])}</summary>"
+            f"<details><summary>{text(reason)}{more}. {text(REASONS[reason])}</summary>"
             f"<table>{rows}</table></details>"
         )
     return parts
@@ -145,25 +131,15 @@ def _notes(report: PrepareReport) -> str:
     if not report.notes:
         return "<p>Nothing beside decoding.</p>"
     rows = "".join(
-        f'<tr><td>{escape(note)}</td><td class="n">{count:,}</td>'
-        f"<td>{escape(NOTES[note])}</td></tr>"
+        f'<tr><td>{text(note)}</td><td class="n">{count:,}</td><td>{text(NOTES[note])}</td></tr>'
         for note, count in report.notes.items()
-    )
-    return f"<table>{rows}</table>"
-
-
-def _bars(counts: Sequence[tuple[str, int]], whole: int) -> str:
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td>'
-        f'<td><span class="bar" style="width:{20 * count / max(whole, 1):.2f}em"></span></td></tr>'
-        for name, count in counts
     )
     return f"<table>{rows}</table>"
 
 
 def _figures(shards: Shards, photos: Sequence[tuple[str, int]]) -> str:
     return "".join(
-        f'<figure><img src="{data_uri(image)}" alt=""><figcaption>{escape(name)}</figcaption>'
+        f'<figure><img src="{data_uri(image)}" alt=""><figcaption>{text(name)}</figcaption>'
         "</figure>"
         for name, image in thumbnails(shards, photos)
     )
