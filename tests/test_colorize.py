@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,16 @@ from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import MAX_POSITIONS
-from tintlab.serving.colorize import (
-    Drawing,
-    colored_versions,
-    colorize_files,
-    colorize_photo,
-    small_copy,
-)
+from tintlab.serving.account import ColorizeReport
+from tintlab.serving.colorize import colorize_files
+from tintlab.serving.drawing import PLAIN, Drawing
+from tintlab.serving.painter import Style
+from tintlab.serving.painting import colored_samples, colorize_photo, small_copy
+from tintlab.serving.picture_file import PictureFormat
 from tintlab.settings import BinsConfig, ModelConfig
 
 SHORT_SIDE_PX = 16
+PNG = PictureFormat()
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,16 @@ def put(folder: Path, name: str, seed: int = 0, **save: object) -> Path:
     return folder / name
 
 
-def colorize(model: Colorizer, sources: list[Path], out: Path, **settings: object):
-    return colorize_files(model, sources, out, short_side_px=SHORT_SIDE_PX, **settings)
+def colorize(
+    model: Colorizer,
+    sources: list[Path],
+    out: Path,
+    drawing: Drawing = PLAIN,
+    seed: int = 0,
+    form: PictureFormat = PNG,
+    show: Callable[[str], None] = lambda line: None,
+) -> ColorizeReport:
+    return colorize_files(model, sources, out, Style(SHORT_SIDE_PX, drawing, seed, form), show)
 
 
 # ---- lightness and size
@@ -63,7 +72,7 @@ def colorize(model: Colorizer, sources: list[Path], out: Path, **settings: objec
     ids=["astronaut", "chelsea", "coffee", "noise", "odd", "one pixel", "long"],
 )
 def test_photo_keeps_its_size_and_its_lightness_at_every_pixel(model, photo):
-    [coloured] = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(), seed=3)
+    [coloured] = colored_samples(model, photo, SHORT_SIDE_PX, Drawing(), seed=3)
     assert coloured.rgb.shape == photo.shape
     assert np.abs(lightness(coloured.rgb) - lightness(photo)).max() <= 1.0
 
@@ -130,39 +139,39 @@ def test_same_seed_same_picture(model):
     assert np.ptp(first.astype(int), axis=-1).max() > 20  # it is in colour
 
 
-def test_versions_differ_and_the_first_is_the_one_that_is_drawn_alone(model, tmp_path):
+def test_samples_differ_and_the_first_is_the_one_that_is_drawn_alone(model, tmp_path):
     photo = put(tmp_path, "a.png")
     alone = colorize(model, [photo], tmp_path / "one")
-    report = colorize(model, [photo], tmp_path / "three", drawing=Drawing(versions=3))
+    report = colorize(model, [photo], tmp_path / "three", drawing=Drawing(samples=3))
     assert [path.name for path in report.outputs] == ["a_1.png", "a_2.png", "a_3.png"]
     assert (report.inputs, report.colored, len(report.sources)) == (1, 1, 3)
     first, *others = [np.array(Image.open(path)) for path in report.outputs]
     np.testing.assert_array_equal(first, np.array(Image.open(alone.outputs[0])))
     assert not np.array_equal(others[0], others[1])
-    again = colorize(model, [photo], tmp_path / "three", drawing=Drawing(versions=3))
+    again = colorize(model, [photo], tmp_path / "three", drawing=Drawing(samples=3))
     assert again.outputs == report.outputs
 
 
-def test_the_best_of_several_is_one_of_the_versions(model):
+def test_the_best_of_several_is_one_of_the_samples(model):
     photo = noise(24, 32)
-    drawn = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(versions=4), seed=5)
-    versions = [version.rgb.tobytes() for version in drawn]
-    [best] = colored_versions(model, photo, SHORT_SIDE_PX, Drawing(best_of=4), seed=5)
-    assert versions.count(best.rgb.tobytes()) == 1
+    drawn = colored_samples(model, photo, SHORT_SIDE_PX, Drawing(samples=4), seed=5)
+    samples = [sample.rgb.tobytes() for sample in drawn]
+    [best] = colored_samples(model, photo, SHORT_SIDE_PX, Drawing(best_of=4), seed=5)
+    assert samples.count(best.rgb.tobytes()) == 1
 
 
 @pytest.mark.parametrize(
     ("drawing", "message"),
     [
-        (Drawing(versions=0), "versions must be in .1, 64., got 0"),
-        (Drawing(versions=2, best_of=2), "not both"),
+        (Drawing(samples=0), "samples must be in .1, 64., got 0"),
+        (Drawing(samples=2, best_of=2), "not both"),
         (Drawing(top_p=0.0), "top_p must be above 0"),
         (Drawing(temperature=-1.0), "temperature must be 0 or a positive number"),
     ],
 )
 def test_an_impossible_drawing_is_refused(model, drawing, message):
     with pytest.raises(ConfigError, match=message):
-        list(colored_versions(model, noise(8, 8), SHORT_SIDE_PX, drawing, seed=0))
+        list(colored_samples(model, noise(8, 8), SHORT_SIDE_PX, drawing, seed=0))
 
 
 def test_colorizing_leaves_the_model_in_its_mode(model):
@@ -210,9 +219,9 @@ def test_colours_lie_where_they_belong_in_a_photo_that_the_stride_does_not_divid
     monkeypatch.setattr(type(model.bins), "decode", lambda self, tokens: ramp)
     seen = []
     monkeypatch.setattr(
-        "tintlab.serving.colorize.joined", lambda L, ab: seen.append(ab) or (np.zeros((1, 1, 3)), 0)
+        "tintlab.serving.painting.joined", lambda L, ab: seen.append(ab) or (np.zeros((1, 1, 3)), 0)
     )
-    list(colored_versions(model, np.full((25, width, 3), 128, np.uint8), 16, Drawing(), seed=0))
+    list(colored_samples(model, np.full((25, width, 3), 128, np.uint8), 16, Drawing(), seed=0))
     place = ((np.arange(width) + 0.5) * cells / width - 0.5).clip(0, cells - 1)
     expected = -30 + 60 * place / (cells - 1)
     np.testing.assert_allclose(seen[0][0, 12], expected, atol=1e-3)
@@ -223,19 +232,19 @@ def test_a_damaged_upsampler_is_named(model, tmp_path):
     with torch.no_grad():
         damaged.upsampler.change[0].weight.fill_(float("nan"))
     with pytest.raises(IntegrityError, match="upsampler gives colours that are not finite"):
-        list(colored_versions(damaged, noise(16, 16), 16, Drawing(), seed=0))
+        list(colored_samples(damaged, noise(16, 16), 16, Drawing(), seed=0))
 
 
 def test_damaged_weights_stop_before_an_earlier_picture_is_written_over(model, tmp_path):
     photo = tmp_path / "photo.png"
     save_png(photo, chelsea()[:24, :32])
-    colorize_files(model, [photo], tmp_path / "out", short_side_px=16)
+    colorize(model, [photo], tmp_path / "out")
     before = (tmp_path / "out" / "photo.png").read_bytes()
     damaged = copy.deepcopy(model)
     with torch.no_grad():
         damaged.decoder.head.hidden.weight.fill_(float("nan"))
     with pytest.raises(IntegrityError, match="logits are not finite in row 0 .* training diverged"):
-        colorize_files(damaged, [photo], tmp_path / "out", short_side_px=16)
+        colorize(damaged, [photo], tmp_path / "out", seed=1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
     assert (tmp_path / "out" / "photo.png").read_bytes() == before
 
@@ -252,12 +261,10 @@ def test_every_input_is_coloured_or_quarantined(model, tmp_path):
     assert report.colored == 2
     assert [bad.source.name for bad in report.quarantined] == ["broken.jpg"]
     assert report.quarantined[0].reason
-    assert seen[-1] == "3/3 photos"
-    assert [line for line in seen if "100%" in line] == [
-        f"{done}/3 photos, 100% of the next drawn" for done in (0, 2)
-    ]
-    assert {path.name for path in report.outputs} == {"a.png", "b.png"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert "3 of 3 photos" in seen[-1]
+    made = [tmp_path / "out" / "b.png", tmp_path / "out" / "deep" / "a.png"]
+    assert report.outputs == made
+    assert [path for path in sorted((tmp_path / "out").rglob("*")) if path.is_file()] == made
     assert report.pixels == 2 * 20 * 24
     assert 0 < report.reduced_pixels < report.pixels
     for source, output in zip(report.sources, report.outputs, strict=True):

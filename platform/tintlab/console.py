@@ -33,6 +33,8 @@ class Result:
     data: dict[str, Any]
     text: str
     exit_code: int = field(default=0)
+    stdout_taken: bool = field(default=False)
+    """The command has written a picture to stdout; the text goes to stderr."""
 
 
 def say(message: str) -> None:
@@ -127,7 +129,12 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"unexpected {type(error).__name__}: {first} (TINTLAB_DEBUG=1 shows where)"
         return _failed(message, 1, type(error).__name__, as_json)
-    print(json.dumps(redacted_tree(result.data)) if as_json else redacted(result.text), flush=True)
+    if result.stdout_taken:
+        say(result.text)
+    elif as_json:
+        print(json.dumps(redacted_tree(result.data)), flush=True)
+    else:
+        print(redacted(result.text), flush=True)
     return result.exit_code
 
 

@@ -10,7 +10,6 @@
 All are brought to full size by the model's own upsampler and joined to the photo's own lightness.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from tintlab.evaluation.metrics import (
 )
 from tintlab.evaluation.picture import grey_from, rgb_from
 from tintlab.model.colorizer import Colorizer
+from tintlab.model.noise import photo_seed
 from tintlab.model.sampler import sample, sample_many
 from tintlab.settings import EvaluationConfig
 from tintlab.training.perceptual import TRUNK_FILES, PerceptualDistance, metric_name
@@ -189,9 +189,3 @@ def distance(network: PerceptualDistance, picture: np.ndarray, truth: np.ndarray
     pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255 for rgb in (picture, truth)]
     with torch.inference_mode():
         return float(network(*pair))
-
-
-def photo_seed(seed: int, photo: str) -> int:
-    """The seed of one photo's noise, in [0, 2^63): its own, whatever else is painted with it."""
-    digest = hashlib.sha256(f"{seed}:{photo}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

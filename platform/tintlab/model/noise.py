@@ -7,6 +7,7 @@ an image's noise does not depend on the images beside it, nor on the device, nor
 the model, and a grid of any size needs one row of noise at a time.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,3 +61,9 @@ def gumbel_noise(
     """The noise of a whole grid: what `sample` uses row by row."""
     of_rows = [gumbel_row(seeds, row, columns, channels, bins) for row in range(rows)]
     return torch.stack(of_rows, dim=1).permute(0, 3, 4, 1, 2)
+
+
+def photo_seed(seed: int, photo: str) -> int:
+    """The seed of one photo's noise, in [0, 2^63): its own, whatever else is painted with it."""
+    digest = hashlib.sha256(f"{seed}:{photo}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -14,7 +14,9 @@ from tintlab.data.shards import open_shards
 from tintlab.evaluation.metrics import colorfulness
 from tintlab.evaluation.picture import grey_from, rgb_from, save_png, strip, write_whole
 from tintlab.model.artifact import load_model
-from tintlab.serving.colorize import Drawing, colorize_files
+from tintlab.serving.colorize import colorize_files
+from tintlab.serving.drawing import Drawing
+from tintlab.serving.painter import Style
 from tintlab.tracking.models import find_model
 
 ENLARGED = 2
@@ -53,14 +55,13 @@ def showcase(workspace: Workspace, shards_uri: str, model: str, photos: int) -> 
         save_png(greys[-1], grey_from(photo.L))
     found = find_model(workspace, model)
     colorizer, config = load_model(found.folder)
-    report = colorize_files(
-        colorizer,
-        greys,
-        shown.colored,
-        min(min(truth.shape[:2]) for truth in truths) // colorizer.stride * colorizer.stride,
-        drawing=Drawing(config.evaluation.temperature),
-        seed=config.evaluation.seed,
+    short_side_px = min(min(truth.shape[:2]) for truth in truths)
+    style = Style(
+        short_side_px // colorizer.stride * colorizer.stride,
+        Drawing(config.evaluation.temperature),
+        config.evaluation.seed,
     )
+    report = colorize_files(colorizer, greys, shown.colored, style)
     rows = [
         (_read(grey), _read(colored), truth)
         for grey, colored, truth in zip(greys, report.outputs, truths, strict=True)

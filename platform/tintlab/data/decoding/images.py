@@ -73,6 +73,8 @@ class Decoded:
     width: int
     shrink: int
     """rgb has the photo's sides divided by this, rounded up; the border shows less than a pixel."""
+    alpha: UInt8[np.ndarray, "H W"] | None = None
+    """How opaque each pixel is, if that was to be kept and one is not: then rgb is not on white."""
 
     def resized(self, short_side_px: int) -> UInt8[np.ndarray, "h w 3"]:
         """As `resize` does it with the whole photo; not more than it was decoded for."""
@@ -89,14 +91,19 @@ class Undecodable:
 
 
 def decode(
-    data: bytes, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+    keep_alpha: bool = False,
 ) -> Decoded | Undecodable:
     """The photo in the bytes of a file: upright, in sRGB, transparency over white.
 
     Args: short_side_px: the photo will be resized to this, so a reduced one may do; None: in full.
+        keep_alpha: of a photo in full; transparency comes beside the colours, not over white.
     Reasons: empty, not_an_image, unsupported_format, too_many_pixels, decompression_bomb,
         truncated, damaged.
     """
+    assert short_side_px is None or not keep_alpha, "a reduced photo has no alpha"
     if not data:
         return Undecodable("empty", "the file has no bytes")
     if data.startswith(_JPEG_MAGIC):
@@ -107,7 +114,7 @@ def decode(
         warnings.simplefilter("error")
         # Pillow warns from 89 megapixels on; our own cap is checked below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return _decode_any(data, max_pixels, short_side_px)
+        return _decode_any(data, max_pixels, short_side_px, keep_alpha)
 
 
 def resize(rgb: UInt8[np.ndarray, "H W 3"], short_side_px: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -233,7 +240,9 @@ def _shrink(
     return 1
 
 
-def _decode_any(data: bytes, max_pixels: int, short_side_px: int | None) -> Decoded | Undecodable:
+def _decode_any(
+    data: bytes, max_pixels: int, short_side_px: int | None, keep_alpha: bool
+) -> Decoded | Undecodable:
     """Any allowed format, through Pillow."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -270,9 +279,13 @@ def _decode_any(data: bytes, max_pixels: int, short_side_px: int | None) -> Deco
     if image.width * image.height > LARGE_PIXELS and short_side_px is not None:
         factors = tuple(range(min(image.size) // (SUFFICIENT * short_side_px), 1, -1))
         shrink = _shrink(image.height, image.width, short_side_px, factors, orientation != 1)
-    rgb = _upright(_srgb_pixels(image, profile, shrink, notes), orientation)
+    alpha = _alpha(image) if keep_alpha and image.has_transparency_data else None
+    pixels = _srgb_pixels(image, profile, shrink, notes, flatten=alpha is None)
+    if alpha is not None:
+        alpha = _upright(alpha, orientation)
     width, height = image.size if orientation < 5 else image.size[::-1]
-    return Decoded(rgb, tuple(dict.fromkeys(notes)), height, width, shrink)
+    rgb = _upright(pixels, orientation)
+    return Decoded(rgb, tuple(dict.fromkeys(notes)), height, width, shrink, alpha)
 
 
 def _refusal(data: bytes, message: str) -> Undecodable:
@@ -288,14 +301,18 @@ def _refusal(data: bytes, message: str) -> Undecodable:
 
 
 def _srgb_pixels(
-    image: Image.Image, profile: bytes | None, shrink: int, notes: list[str]
+    image: Image.Image, profile: bytes | None, shrink: int, notes: list[str], flatten: bool = True
 ) -> np.ndarray:
-    """An image of any of Pillow's modes in sRGB, averaged over squares of that side."""
+    """An image of any of Pillow's modes in sRGB, averaged over squares of that side.
+
+    Args: flatten: put transparent parts on white; else their colours are as the file has them.
+    """
     rgb = np.empty((-(-image.height // shrink), -(-image.width // shrink), 3), np.uint8)
     step = max(BAND_PIXELS // image.width // shrink, 1) * shrink
     for top in range(0, image.height, step):
         bottom = min(top + step, image.height)
-        band = _without_alpha(image.crop((0, top, image.width, bottom)), notes)
+        band = image.crop((0, top, image.width, bottom))
+        band = _without_alpha(band, notes) if flatten else _opaque(band)[0]
         if band.mode not in ("L", "CMYK", "LAB"):
             band = band.convert("RGB")
         band, colour_notes = to_srgb(band, profile)
@@ -310,18 +327,32 @@ def _without_alpha(image: Image.Image, notes: list[str]) -> Image.Image:
     """The image over white, if it has transparency."""
     if not image.has_transparency_data:
         return image
+    colours, alpha = _opaque(image)
+    if alpha.getextrema() == (255, 255):
+        return colours
+    notes.append("alpha_flattened")
+    white = Image.new(colours.mode, image.size, "white")
+    white.paste(colours, mask=alpha)
+    return white
+
+
+def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """The colours of an image that has transparency, and how opaque each pixel is."""
     if image.mode in ("1", "L", "LA", "La"):
         image, opaque = image.convert("LA"), "L"
     else:
         image, opaque = image.convert("RGBA"), "RGB"
-    alpha = image.getchannel("A")
-    colours = image.convert(opaque)
-    if alpha.getextrema() == (255, 255):
-        return colours
-    notes.append("alpha_flattened")
-    white = Image.new(opaque, image.size, "white")
-    white.paste(colours, mask=alpha)
-    return white
+    return image.convert(opaque), image.getchannel("A")
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """How opaque each pixel of an image with transparency is; None if all are."""
+    alpha = np.empty((image.height, image.width), np.uint8)
+    step = max(BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, step):
+        band = image.crop((0, top, image.width, min(top + step, image.height)))
+        alpha[top : top + band.height] = np.asarray(_opaque(band)[1])
+    return None if alpha.min() == 255 else alpha
 
 
 def _grey8(image: Image.Image) -> Image.Image | Undecodable:

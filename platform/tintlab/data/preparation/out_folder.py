@@ -77,8 +77,8 @@ def _existing(
 
 
 @contextmanager
-def claimed(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
-    """Be the only preparation that writes here, on this machine's file systems; makes the folder.
+def claimed(fs: fsspec.AbstractFileSystem, root: str, command: str = "prepare") -> Iterator[None]:
+    """Be the only command that writes here, on this machine's file systems; makes the folder.
 
     The kernel takes the claim back however its holder ends. Remote storage is not guarded: nothing
     that all of fsspec's drivers have could do it.
@@ -88,9 +88,11 @@ def claimed(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
         yield
         return
     try:
-        descriptor = _locked(root)
+        descriptor = _locked(root, command)
     except OSError as error:
-        raise EnvironmentFault(f"cannot write to {root}: {_line(error)}") from None
+        raise EnvironmentFault(
+            f"cannot write to {root}: {_line(error)}; give another --out"
+        ) from None
     try:
         yield
     finally:
@@ -112,7 +114,7 @@ def remove_leftovers(fs: fsspec.AbstractFileSystem, root: str, keep: set[str]) -
             fs.rm_file(path)
 
 
-def _locked(root: str) -> int:
+def _locked(root: str, command: str) -> int:
     """A descriptor of the lock file, locked and with our process id in it."""
     while True:
         os.makedirs(root, exist_ok=True)
@@ -133,8 +135,8 @@ def _locked(root: str) -> int:
             holder = os.read(descriptor, 20).decode(errors="replace") or "unknown"
             os.close(descriptor)
             raise ConflictError(
-                f"another tintlab prepare (process {holder}) is writing to {root}; wait for it to "
-                "end, or give another --out"
+                f"another tintlab {command} (process {holder}) is writing to {root}; wait for it "
+                "to end, or give another --out"
             ) from None
         except OSError as error:
             os.close(descriptor)
