@@ -13,13 +13,16 @@ from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 
 from tintlab.color.lab import lab_to_srgb, out_of_gamut, srgb_to_lab
-from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
+from tintlab.data.preparation.out_folder import claimed
+from tintlab.data.storage import resolve
+from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 from tintlab.evaluation.picture import into_gamut, joined, rgb_from, save_png, strip
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import MAX_POSITIONS
 from tintlab.serving.account import ColorizeReport
-from tintlab.serving.colorize import colorize_files
+from tintlab.serving.colorize import colorize_files, colorize_photos
 from tintlab.serving.drawing import PLAIN, Drawing
+from tintlab.serving.given_photos import find_photos
 from tintlab.serving.painter import Style
 from tintlab.serving.painting import colored_samples, colorize_photo, small_copy
 from tintlab.serving.picture_file import PictureFormat
@@ -382,6 +385,114 @@ def test_a_full_disk_leaves_no_half_written_file(model, tmp_path, monkeypatch, s
             colorize(model, [photo], out, seed=1)
     assert [path.name for path in out.iterdir()] == ["x.png"]
     assert (out / "x.png").read_bytes() == before
+
+
+# ---- batches, and going on
+
+
+def test_pictures_of_a_batch_are_those_that_are_made_alone(model, tmp_path):
+    photos = [put(tmp_path / "in", f"{seed:02}.png", seed) for seed in range(19)]
+    together = colorize(model, [tmp_path / "in"], tmp_path / "together")
+    for photo, picture in zip(photos, together.outputs, strict=True):
+        [alone] = colorize(model, [photo], tmp_path / "alone").outputs
+        assert alone.read_bytes() == picture.read_bytes()
+
+
+def test_threads_change_no_picture(model, tmp_path):
+    for seed in range(5):
+        put(tmp_path / "in", f"{seed}.png", seed)
+    photos = find_photos([tmp_path / "in"], None)
+    style = Style(SHORT_SIDE_PX, PLAIN)
+    one = colorize_photos(model, photos, tmp_path / "one", style)
+    three = colorize_photos(model, photos, tmp_path / "three", style, threads=3)
+    for a, b in zip(one.outputs, three.outputs, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    assert torch.get_num_threads() > 0
+
+
+def test_only_what_is_missing_is_made_again(model, tmp_path):
+    for seed in range(4):
+        put(tmp_path / "in", f"{seed}.png", seed)
+    out = tmp_path / "out"
+    first = colorize(model, [tmp_path / "in"], out)
+    assert first.done_before == 0
+    content = [path.read_bytes() for path in first.outputs]
+    first.outputs[0].unlink()
+    first.outputs[1].write_bytes(content[1][:-9])  # torn
+    kept = first.outputs[2].stat().st_mtime_ns
+    put(tmp_path / "in", "3.png", seed=9)  # another photo now
+    again = colorize(model, [tmp_path / "in"], out)
+    assert (again.colored, again.done_before) == (4, 1)
+    assert first.outputs[2].stat().st_mtime_ns == kept
+    assert [path.read_bytes() for path in again.outputs[:3]] == content[:3]
+    assert again.outputs[3].read_bytes() != content[3]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"drawing": Drawing(temperature=0.0)},
+        {"drawing": Drawing(top_p=0.5)},
+        {"drawing": Drawing(best_of=2)},
+        {"form": PictureFormat(side_by_side=True)},
+    ],
+)
+def test_other_settings_make_another_picture(model, tmp_path, change):
+    photo = put(tmp_path, "x.png")
+    colorize(model, [photo], tmp_path / "out")
+    assert colorize(model, [photo], tmp_path / "out", **change).done_before == 0
+    assert colorize(model, [photo], tmp_path / "out", **change).done_before == 1
+
+
+def test_another_model_makes_another_picture(model, tmp_path):
+    photo = put(tmp_path, "x.png")
+    before = colorize(model, [photo], tmp_path / "out").outputs[0].read_bytes()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.decoder.head.hidden.weight.add_(0.5)
+    report = colorize(other, [photo], tmp_path / "out")
+    assert report.done_before == 0
+    assert report.outputs[0].read_bytes() != before
+
+
+def test_more_samples_make_only_those_that_are_missing(model, tmp_path):
+    photo = put(tmp_path, "x.png")
+    two = colorize(model, [photo], tmp_path / "out", drawing=Drawing(samples=2))
+    kept = [path.stat().st_mtime_ns for path in two.outputs]
+    three = colorize(model, [photo], tmp_path / "out", drawing=Drawing(samples=3))
+    assert [path.stat().st_mtime_ns for path in three.outputs[:2]] == kept
+    assert three.pixels == 20 * 24  # of the one that was made
+
+
+def test_what_a_killed_call_left_is_cleared_up_and_nothing_else(model, tmp_path):
+    photo = put(tmp_path / "in", "x.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    left = out / ".x.png.tmp-0123456789abcdef"
+    left.write_bytes(b"half a picture")
+    foreign = out / ".notes.tmp-mine"
+    foreign.write_text("keep")
+    colorize(model, [photo], out)
+    assert sorted(path.name for path in out.iterdir()) == [".notes.tmp-mine", "x.png"]
+
+
+def test_two_calls_do_not_write_into_one_folder_at_once(model, tmp_path):
+    photo = put(tmp_path / "in", "x.png")
+    with (
+        claimed(*resolve(str(tmp_path / "out")), command="colorize"),
+        pytest.raises(ConflictError, match="another tintlab colorize .process .* is writing to"),
+    ):
+        colorize(model, [photo], tmp_path / "out")
+
+
+def test_a_picture_that_a_format_cannot_hold_is_quarantined(model, tmp_path):
+    put(tmp_path / "in", "x.png")
+    Image.new("L", (16_384, 2)).save(tmp_path / "in" / "wide.png")
+    report = colorize(model, [tmp_path / "in"], tmp_path / "out", form=PictureFormat("webp"))
+    [bad] = report.quarantined
+    assert (bad.source.name, bad.reason) == ("wide.png", "too_many_pixels")
+    assert report.outputs == [tmp_path / "out" / "x.webp"]
 
 
 # ---- pictures

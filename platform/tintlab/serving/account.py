@@ -89,13 +89,17 @@ class ColorizeReport:
 def notes_on(outcomes: list[Outcome]) -> tuple[str, ...]:
     """What is to be said once about photos that were coloured just now."""
     said = {
-        "coloured": "had colours of their own; only their lightness was used",
-        "ours": "were pictures made by tintlab; only their lightness was used",
-        "flattened": "had transparency, which JPEG cannot hold: it is shown on white",
-        "exif_lost": "had EXIF that cannot be read or is too long; it was left out",
+        "coloured": "had colours before; only the lightness was used",
+        "ours": "tintlab had coloured before; only the lightness was used",
+        "flattened": "had transparency, which JPEG cannot hold: shown on white",
+        "exif_lost": "had EXIF that cannot be read or is too long: left out",
     }
     counts = {name: sum(getattr(outcome, name) for outcome in outcomes) for name in said}
-    return tuple(f"{count} photos {said[name]}" for name, count in counts.items() if count)
+    return tuple(
+        f"{count} photo{'s' if count > 1 else ''} that {said[name]}"
+        for name, count in counts.items()
+        if count
+    )
 
 
 def keep(report: ColorizeReport, model: str, out: Path) -> None:
