@@ -161,8 +161,6 @@ def test_the_hostile_corpus_is_coloured_or_quarantined(
     assert colored == len(good)
     assert len(set(report["outputs"])) == len(report["outputs"]) == colored
     worst = 0.0
-    for file, source in zip(sorted(out.glob("*.png")), range(colored), strict=False):
-        assert file.is_file(), source
     checked = 0
     for source, picture in zip(report["sources"], report["outputs"], strict=True):
         if "\\x" in source or not Path(source).is_file():
