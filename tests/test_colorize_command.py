@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lab_data_set import noise
+from lab_data_set import noise, row_of, write_data_set
 from PIL import Image
 
 from pipelines.__main__ import main
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import ExperimentConfig
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.model.artifact import save_model
 from tintlab.model.colorizer import Colorizer
+from tintlab.serving.showcase import showcase
 
 CONFIG = ExperimentConfig().replaced({"model.depth": 1, "data.crop_px": 16})
 
@@ -148,6 +149,36 @@ def test_a_call_leaves_a_report_and_a_contact_sheet(
     assert np.ptp(colours.astype(int), axis=1).max() > 20
     # The sheet is nobody's photo, even where pictures and photos share a folder.
     assert colorize(out, "--out", out, code=3)["error"]["message"].startswith("no photo found")
+
+
+def test_somebody_elses_report_and_sheet_are_left_alone(
+    colorize: Any, photo: Path, tmp_path: Path
+) -> None:
+    folder = photo.parent
+    (folder / "report.json").write_text('{"mine": 1}')
+    Image.fromarray(noise(30, 40, 7)).save(folder / "contact_sheet.png")
+    sheet = (folder / "contact_sheet.png").read_bytes()
+    for _ in range(2):
+        assert colorize(folder, "--out", folder)["inputs"] == 2
+    assert (folder / "report.json").read_text() == '{"mine": 1}'
+    assert (folder / "contact_sheet.png").read_bytes() == sheet
+    assert {file.name for file in folder.iterdir()} == {
+        "contact_sheet.png", "photo.png", "report.json",
+        "contact_sheet-2.png", "contact_sheet-3.png", "photo-2.png", "report-2.json",
+    }  # fmt: skip
+
+
+def test_a_showcase_sets_the_coloured_photo_between_grey_and_truth(
+    model: Path, tmp_path: Path
+) -> None:
+    rows = [row_of(noise(32, 32, seed), "test") for seed in range(4)]
+    write_data_set(str(tmp_path / "shards"), [rows])
+    shown = showcase(Workspace.at(str(tmp_path / "ws")), str(tmp_path / "shards"), str(model), 2)
+    with Image.open(shown.picture) as image:
+        assert image.size == (2 * (3 * 32 + 2 * 2), 2 * (2 * 32 + 2))
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert np.ptp(pixels[:64, :64], axis=2).max() <= 1  # rounding
+    assert np.ptp(pixels[:64, 68:132], axis=2).max() > 20
 
 
 def test_what_might_surprise_is_said_once(colorize: Any, photo: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -96,7 +97,7 @@ def test_five_kills_change_nothing(model: Path, tmp_path: Path, figure: Figure) 
         before = sum(1 for _ in killed.rglob("*.png"))
         goal = before + chance.randint(1, given // (KILLS + 2))
         while process.poll() is None and sum(1 for _ in killed.rglob("*.png")) < goal:
-            pass
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1

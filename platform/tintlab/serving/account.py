@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ from PIL import Image
 from tintlab.console import Result
 from tintlab.data.sources.listing import printable
 from tintlab.serving.painter import Outcome, write
-from tintlab.serving.picture_file import PictureFormat, Stamp, encoded, recipe_of
+from tintlab.serving.picture_file import PictureFormat, Stamp, encoded, recipe_of, stamp_of
 
 REPORT = "report.json"
 SHEET = "contact_sheet.png"
 SHEET_PICTURES, SHEET_COLUMNS = 24, 6
+MADE_BY = "tintlab colorize"
 NAMED = 20
 """Photos in quarantine that a person is told of, one a line; the report has all of them."""
+
+
+_NO_SOURCE = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class ColorizeReport:
     def data(self, model: str) -> dict[str, Any]:
         """The JSON document."""
         return {
+            "made_by": MADE_BY,
             "model": model,
             "inputs": self.inputs,
             "colored": self.colored,
@@ -105,13 +112,38 @@ def notes_on(outcomes: list[Outcome]) -> tuple[str, ...]:
 def keep(report: ColorizeReport, model: str, out: Path) -> None:
     """Write the report and the contact sheet of a call into its folder.
 
+    They are written over nothing but an earlier call's.
+
     Raises: EnvironmentFault: they cannot be written.
     """
     content = json.dumps(report.data(model), indent=1) + "\n"
-    write(out / REPORT, content.encode())
+    write(_own(out / REPORT, _is_report), content.encode())
     if len(report.outputs) > 1:
-        stamp = Stamp("0" * 64, recipe_of({"sheet": True}))  # so that it is taken for no photo
-        write(out / SHEET, encoded(PictureFormat(), contact_sheet(report.outputs), None, stamp))
+        stamp = Stamp(_NO_SOURCE, recipe_of({"sheet": True}))  # so that it is taken for no photo
+        sheet = contact_sheet(report.outputs)
+        write(_own(out / SHEET, _is_sheet), encoded(PictureFormat(), sheet, None, stamp))
+
+
+def _own(file: Path, is_ours: Callable[[Path], bool]) -> Path:
+    """The file, or one beside it where somebody else's has its name."""
+    found, number = file, 1
+    while os.path.lexists(found) and not is_ours(found):
+        number += 1
+        found = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    return found
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("made_by") == MADE_BY
+
+
+def _is_sheet(file: Path) -> bool:
+    stamp = stamp_of(file)
+    return stamp is not None and stamp.source == _NO_SOURCE
 
 
 def contact_sheet(pictures: list[Path]) -> np.ndarray:
