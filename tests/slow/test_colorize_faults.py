@@ -75,11 +75,11 @@ def test_five_kills_change_nothing(model: Path, tmp_path: Path, figure: Figure) 
     for number in range(PHOTOS):
         height, width = draw.integers(12, 28, 2)
         grey = cv2.cvtColor(noise(int(height), int(width), number), cv2.COLOR_RGB2GRAY)
-        cv2.imwrite(str(photos / f"{number % 4}" / f"{number // 8}-{number % 2}.png"), grey)
-        if number % 2:  # of these, another file has the same stem
-            other = photos / f"{number % 4}" / f"{number // 8}-0.jpg"
-            cv2.imwrite(str(other), grey)
+        pair = number // 2  # two files of each stem, whose pictures must not collide
+        name = f"{pair % 4}/{pair}{'.jpg' if number % 2 else '.png'}"
+        cv2.imwrite(str(photos / name), grey)
     given = sum(file.is_file() for file in photos.rglob("*"))
+    assert given == PHOTOS
     (photos / "broken.jpg").write_bytes(b"no photo")
 
     whole = tmp_path / "whole"
