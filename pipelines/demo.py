@@ -29,15 +29,15 @@ def main(command: Command) -> Result:
 
     start_s, place, root = time.monotonic(), command.place, command.place.root
     photos = Path(root) / "photos"
-    base = sweep.defaults(["lr_cycles"]).experiment.replaced(SETTINGS)
+    base = sweep.defaults(["first_look"]).experiment.replaced(SETTINGS)
     if command.dry_run:
-        return sweep.main(sweep.Command(space="lr_cycles", experiment=base, dry_run=True))
+        return sweep.main(sweep.Command(space="first_look", experiment=base, dry_run=True))
     write_packaged_photos(photos)
     with connect(place):
         say("1/5 prepare: the packaged photographs, in tiles -> Lab shards")
         prepared = prepare.main(prepare.Command(sources=(str(photos),), workspace=root))
-        say(f"{prepared.text}\n2/5 sweep: search_spaces/lr_cycles.py")
-        plan = sweep.Command("lr_cycles", name="demo", experiment=base, workspace=root)
+        say(f"{prepared.text}\n2/5 sweep: search_spaces/first_look.py")
+        plan = sweep.Command("first_look", name="demo", experiment=base, workspace=root)
         swept = sweep.main(replace(plan, num_trials=command.num_trials))
     best = swept.data["best"]["run_id"]
     say(f"{swept.text}\n3/5 evaluate run {best} on the test split")

@@ -51,8 +51,7 @@ def main(command: Command) -> Result:
     name = command.name or question.name
     request = SweepRequest(question, command.experiment, name, trials, at_once, command.seed)
     with connect(command.place), ProgressLine() as line:
-        ledger = run_sweep(request, command.place, command.shards_uri, line.show)
-    return result_of(ledger, question)
+        return result_of(run_sweep(request, command.place, command.shards_uri, line.show), question)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ MISTAKES = [
     (["train", "--data.crop-px", "66"], 2, "use 64 or 68"),
     (["train", "--config", "nowhere.yaml"], 2, "cannot read config nowhere.yaml"),
     (["sweep"], 2, "no search space ''; there are"),
-    (["sweep", "lr_cycle"], 2, "no search space 'lr_cycle'; there are"),
+    (["sweep", "lr_cycle"], 2, "no search space 'lr_cycle'; did you mean lr_cycles?"),
     (["sweep", "lr_cycles", "--schedule.kind", "constant"], 2, "is searched by lr_cycles"),
     (["prepare"], 2, "no photos given"),
     (["prepare", "no/such/folder"], 3, "no/such/folder"),
@@ -106,8 +106,9 @@ def test_every_space_is_listed_with_its_question(
     files = Path(search_spaces.__file__).parent.glob("[a-z]*.py")
     assert sorted(spaces) == sorted(file.stem for file in files)
     assert all(space["question"].endswith("?") for space in spaces.values())
-    assert spaces["lr_cycles"]["trials"] == 12
-    assert "schedule.kind" in spaces["lr_cycles"]["searched"]
+    asked = spaces["lr_cycles"]
+    assert (asked["trials"], asked["replicates"]) == (12, 2)
+    assert asked["searched"]["schedule.cycle_steps"].startswith("integer 50 to 200, step 50 when")
     assert main(["spaces"]) == 0
     assert spaces["depth"]["question"][:40] in capsys.readouterr().out
     assert list(elsewhere.iterdir()) == []

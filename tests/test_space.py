@@ -42,7 +42,7 @@ def test_a_conditional_key_exists_only_under_its_condition() -> None:
         kinds.add(values["schedule.kind"])
         assert ("schedule.cycle_steps" in values) == (values["schedule.kind"] != "cosine")
         assert ("schedule.decay_per_step" in values) == (values["schedule.kind"] == "exp_range")
-    assert len(kinds) == 4
+    assert len(kinds) == 5
 
 
 def test_an_exhaustive_space_tries_everything_once_whole_rounds_first() -> None:
