@@ -7,9 +7,9 @@ trials, less the time inside the training loop, which is measured alone, in a wa
 
 ours      `tintlab sweep` in a connected Ray: the ledger (SQLite), TPE, a tracked MLflow run with
           metrics, picture and model for each trial, checkpoints, processes reused
-baseline  Tune with OptunaSearch, a function trainable that builds a TorchTrainer with one worker and
-          TuneReportCallback, checkpoints, and Ray's MLflowLoggerCallback (SQLite), as Ray's guide
-          "Hyperparameter Tuning with Ray Tune" has it since Train V2; the same training loop inside
+baseline  Tune with OptunaSearch, a function trainable that builds a TorchTrainer with one worker
+          and TuneReportCallback, checkpoints, and Ray's MLflowLoggerCallback (SQLite), as Ray's
+          guide to hyperparameter tuning has it since Train V2; the same training loop inside
 
 The first trial of each sweep also pays for starting its processes. The baseline pays it for every
 trial, so it is given few of them; ours pays once, for more.

@@ -6,8 +6,9 @@ One sweep of trials of two steps, two at once, through `tintlab sweep` with ever
 (SQLite), TPE, tracking, checkpoints. `first_tenth_s` and `last_tenth_s` are seconds per trial, by
 the times at which the ledger says that trials ended, less their share of the time inside the
 training loop; the start of the processes is before the first end, and counts in neither.
-`driver_growth_mb` is what the driver's memory grew by after the first tenth, and `settle_s` the time
-from the last trial's end to the end of the command. `report_s` is what the report takes to render.
+`driver_growth_mb` is what the driver's memory grew by after the first tenth, and `settle_s` the
+time from the last trial's end to the end of the command. `report_s` is what the report takes to
+render.
 """
 
 import argparse

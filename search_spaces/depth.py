@@ -1,8 +1,8 @@
 """How deep, and so how wide, should the colorizer be at equal compute?
 
 A step of a deeper model costs more (the width is 16 times the depth), so it makes fewer: as many as
-2.4 teraFLOP allow, counted forwards and backwards by PyTorch's FlopCounterMode. A larger model wants
-a smaller learning rate: three are tried with each. The average of the weights is short, since the
+2.4 teraFLOP allow, counted forwards and backwards by PyTorch's FlopCounterMode. Larger models want
+smaller learning rates: three are tried with each. The average of the weights is short, since the
 deepest makes only 118 steps. About 15 minutes on 2 cores (a FLOP of a narrow model takes longer
 there); 8 on one GPU (an estimate: what counts there is the number of steps).
 """

@@ -12,7 +12,6 @@ from tintlab.model.colorizer import Colorizer
 from tintlab.sweep.question import load_space, space_names
 from tintlab.training.objective import Objective
 
-
 NO_PHOTOS = AbStatistics(
     pixels=0,
     L_code_sum=0,
