@@ -27,6 +27,7 @@ from side_by_side import cores, report, show
 
 from tintlab.cluster import connect
 from tintlab.config import Workspace
+from tintlab.sweep.records import SweepRecord
 from tintlab.tracking.store import ensure_store
 
 TRIALS, QUICK_TRIALS = 1000, 100
@@ -102,11 +103,17 @@ def ends_of(place: Workspace) -> list[datetime]:
 def report_s(place: Workspace) -> float:
     """Seconds to read the record of the sweep and render its report."""
     from tintlab.sweep.html_report import write_report
-    from tintlab.sweep.opening import stored_record
 
     began_s = time.perf_counter()
-    write_report(stored_record(place, NAME), Path(place.root) / "reports" / NAME)
+    write_report(record_of(place), Path(place.root) / "reports" / NAME)
     return time.perf_counter() - began_s
+
+
+def record_of(place: Workspace) -> SweepRecord:
+    """What the ledger knows of the sweep."""
+    from tintlab.sweep.opening import stored_record
+
+    return stored_record(place, NAME)
 
 
 if __name__ == "__main__":

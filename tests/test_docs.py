@@ -12,6 +12,8 @@ import pytest
 from pipelines.__main__ import STAGES, main
 from tintlab.config import ExperimentConfig
 from tintlab.console import parse
+from tintlab.sweep.question import load_space, space_names
+from tintlab.sweep.space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,6 +65,23 @@ def test_a_sweep_of_the_pages_would_run(argv: list[str], elsewhere: Path) -> Non
     before = set(elsewhere.iterdir())
     assert main([*argv, "--dry-run"]) == 0
     assert {path for path in elsewhere.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_the_question_of_the_page_about_sweeps_can_be_asked(elsewhere: Path) -> None:
+    (space,) = blocks(ROOT / "docs" / "sweeps.md", "python")
+    (elsewhere / "mine.py").write_text(space)
+    question = load_space("mine.py")
+    question.check(question.space.base())
+    assert question.text == "Do short cycles help a model with dropout?"
+
+
+def test_the_page_about_sweeps_has_every_question_and_every_field() -> None:
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    for name in space_names():
+        space = load_space(name).space
+        assert f"| `{name}` | {space.trials()} × {space.replicates} |" in page
+    for field in SearchSpace.model_fields:
+        assert re.search(rf"^\| [^|]*`{field}`", page, re.MULTILINE), field
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
