@@ -3,7 +3,8 @@
     python benchmarks/sweep_overhead.py [--quick]
 
 Trials of two steps, one at a time. `seconds_per_trial` is the wall time of the whole sweep over its
-trials, less the time inside the training loop, which is measured alone, in a warm process.
+trials, less the time inside the training loop, which is measured alone, in turns with the others and
+in a process that is warm.
 
 ours      `tintlab sweep` in a connected Ray: the ledger (SQLite), TPE, a tracked MLflow run with
           metrics, picture and model for each trial, checkpoints, processes reused
@@ -19,8 +20,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search.optuna import OptunaSearch
-from side_by_side import ROUNDS, cores, interleaved, report, show
+from side_by_side import ROUNDS, cores, interleaved, report
 
 from tintlab.cluster import connect
 from tintlab.config import Workspace
@@ -61,36 +60,28 @@ def main() -> None:
         plain = f"sqlite:///{folder}/mlflow.db"
         mlflow.set_tracking_uri(plain)
         mlflow.search_experiments()
-        inside_s = loop_s(shards.uri, cores())
-        show(f"{inside_s:.3f} s inside the training loop")
 
-        def per_trial(sweep: Callable[[], float], of: int) -> dict[str, float]:
-            return {"seconds_per_trial": sweep() / of - inside_s}
+        def ours() -> dict[str, float]:
+            return {"s": swept(place, shards.uri, f"ours-{next(_turns)}", trials, 1) / trials}
+
+        def baseline() -> dict[str, float]:
+            return {"s": documented(Path(folder), plain, shards.uri, theirs) / theirs}
+
+        def loop() -> dict[str, float]:
+            return {"s": loop_s(shards.uri, cores())}
 
         with connect(place):
             found = interleaved(
-                {
-                    "ours": partial(
-                        per_trial,
-                        lambda: swept(place, shards.uri, f"ours-{next(_turns)}", trials, 1),
-                        trials,
-                    ),
-                    "baseline": partial(
-                        per_trial,
-                        lambda: documented(Path(folder), plain, shards.uri, theirs),
-                        theirs,
-                    ),
-                },
-                rounds=1 if quick else ROUNDS,
+                {"ours": ours, "baseline": baseline, "loop": loop}, rounds=1 if quick else ROUNDS
             )
-    ours, baseline = found["ours"], found["baseline"]
-    gain = baseline["seconds_per_trial"] / ours["seconds_per_trial"]
+    inside_s = found["loop"]["s"]
+    beside = {name: found[name]["s"] - inside_s for name in ("ours", "baseline")}
     print(
         report(
             "sweep_overhead",
-            {**ours, "trials": trials, "loop_s": inside_s},
-            {**baseline, "trials": theirs},
-            {"seconds_per_trial": gain},
+            {"seconds_per_trial": beside["ours"], "trials": trials, "loop_s": inside_s},
+            {"seconds_per_trial": beside["baseline"], "trials": theirs},
+            {"seconds_per_trial": beside["baseline"] / beside["ours"]},
             ("ray", "optuna", "mlflow"),
         )
     )

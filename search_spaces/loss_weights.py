@@ -4,7 +4,7 @@ The parallel head sees the grey photo alone: it shapes the encoder, and can also
 what the decoder needs (PIC weighs it 1, ColTran 0.01). Rebalancing after Zhang et al. 2016. The
 perceptual distance is that of random features, which need no weights file. The likelihood, which no
 weight changes the meaning of, leads; SSIM of the samples is traded off against it, since the pixel
-and perceptual terms are for pictures. About 20 minutes on 2 cores; 6 on one GPU (an estimate).
+and perceptual terms are for pictures. About 11 minutes on 2 cores; 4 on one GPU (an estimate).
 """
 
 from optuna.distributions import FloatDistribution
