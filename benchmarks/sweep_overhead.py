@@ -3,8 +3,8 @@
     python benchmarks/sweep_overhead.py [--quick]
 
 Trials of two steps, one at a time. `seconds_per_trial` is the wall time of the whole sweep over its
-trials, less the time inside the training loop, which is measured alone, in turns with the others and
-in a process that is warm.
+trials, less the time inside the training loop, which is measured alone, in turns with the others
+and in a process that is warm.
 
 ours      `tintlab sweep` in a connected Ray: the ledger (SQLite), TPE, a tracked MLflow run with
           metrics, picture and model for each trial, checkpoints, processes reused

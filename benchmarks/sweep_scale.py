@@ -75,12 +75,12 @@ def main() -> None:
             ended_s = time.time()
         memory.stop()
         ends_s = sorted(end.timestamp() for end in ends_of(place))
+        tenth = trials // 10
+        for number, (start, end) in enumerate(pairwise([*ends_s[:-1:tenth], ends_s[-1]]), 1):
+            show(f"tenth {number}: {(end - start) / tenth:.3f} s a trial")
         rendered_s = report_s(place)
-    tenth = trials // 10
     first_s = (ends_s[tenth] - ends_s[0]) / tenth - inside_s
     last_s = (ends_s[-1] - ends_s[-1 - tenth]) / tenth - inside_s
-    for number, (start, end) in enumerate(pairwise(ends_s[::tenth] + ends_s[-1:])):
-        show(f"tenth {number + 1}: {(end - start) / tenth:.3f} s a trial")
     metrics = {
         "trials": trials,
         "first_tenth_s": first_s,

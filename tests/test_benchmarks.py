@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -64,15 +65,30 @@ def test_a_report_is_one_json_line_with_the_documented_keys(side_by_side: Module
         ("loader", "crops_per_s"),
         ("prepare", "images_per_s"),
         ("tracking", "caller_us_per_point"),
+        ("sweep_overhead", "seconds_per_trial"),
     ],
 )
 def test_a_benchmark_runs_and_prints_its_line_last(name: str, ratio: str) -> None:
     if name == "loader":
         pytest.importorskip("streaming", reason="pip install 'tintlab[bench]'")
         pytest.importorskip("webdataset", reason="pip install 'tintlab[bench]'")
+    assert quick(name)["ratio"][ratio] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_hundredth_trial_costs_what_the_first_did() -> None:
+    report = quick("sweep_scale")
+    assert report["metrics"]["trials"] == 100
+    assert report["ratio"]["last_over_first_tenth"] < 1.5  # ten trials each: the noise of ten
+    assert report["metrics"]["report_s"] < 10
+
+
+def quick(name: str) -> dict[str, Any]:
+    """What a benchmark prints last when it is run with --quick."""
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    report = json.loads(finished.stdout.splitlines()[-1])
+    report: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     assert report["benchmark"] == name
-    assert report["ratio"][ratio] > 1
+    return report

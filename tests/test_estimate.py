@@ -179,6 +179,26 @@ def test_a_plan_is_made_of_real_steps_and_changes_nothing(shards_uri: str, tmp_p
     assert CONFIG.training.steps > PROBE_STEPS  # or it would be no estimate
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"search": LR}, "6 trials of 90 steps"),
+        (
+            {"variants": {"a": {}, "b": {"training.steps": 20}, "c": {"training.steps": 400}}},
+            "6 trials of 20 to 400 steps",
+        ),
+        (
+            {"search": {"training.steps": IntDistribution(50, 80)}},
+            "trials of integer 50 to 80 step",
+        ),
+    ],
+)
+def test_a_plan_says_how_many_steps_its_trials_make(
+    tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    assert said in plan(asked(**given), CONFIG, 6, 2, str(tmp_path)).text
+
+
 def test_without_photos_a_plan_says_why_there_is_no_estimate(tmp_path: Path) -> None:
     result = plan(asked(search=LR), CONFIG, 6, 2, str(tmp_path / "shards"))
     assert "no estimate: " in result.text

@@ -30,7 +30,7 @@ def plan(
         cost, said = {"unknown": str(fault)}, f"no estimate: {fault}"
     rows = [[key, words] for key, words in searched(space).items()]
     text = (
-        f"{question.text}\n{num_trials} trials of {base.training.steps} steps, ranked by "
+        f"{question.text}\n{num_trials} trials of {_steps(space, base)} steps, ranked by "
         f"{_objectives(space)}; {_how(space)}\n{table(['key', 'values'], rows)}\n\n{said}"
     )
     data: dict[str, Any] = {
@@ -74,6 +74,16 @@ def searched(space: SearchSpace) -> dict[str, str]:
     of_search = space.description()["search"]
     words = {key: in_words(entry) for key, entry in of_search.items()}
     return {"variant": ", ".join(space.variants), **words} if space.variants else words
+
+
+def _steps(space: SearchSpace, base: ExperimentConfig) -> str:
+    """Of each trial; variants may make different numbers of them."""
+    key = "training.steps"
+    if key in space.search:
+        return in_words(space.description()["search"][key])
+    variants = space.variants.values() or ({},)
+    counts = sorted({settings.get(key, base.training.steps) for settings in variants})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _objectives(space: SearchSpace) -> str:
