@@ -100,13 +100,13 @@ class Axis:
 
     @staticmethod
     def _numbers(
-        values: Sequence[Any], there: Sequence[float]
+        values: Sequence[Any], there: Sequence[int | float]
     ) -> tuple[list[float], list[tuple[float, str]]]:
         log = by_ratio(there)
         ends = (min(there), max(there))
         low, high = (math.log(end) if log else end for end in ends)
 
-        def place(value: float) -> float:
+        def place(value: int | float) -> float:
             return ((math.log(value) if log else value) - low) / (high - low)
 
         distinct = sorted(set(there))

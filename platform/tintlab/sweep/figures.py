@@ -195,7 +195,6 @@ def parallel_figure(record: SweepRecord) -> Figure:
         annotations=notes,
         showlegend=False,
         dragmode="select",
-        selectdirection="v",
     )
     return {"data": data, "layout": look}
 

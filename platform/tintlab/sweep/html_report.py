@@ -234,8 +234,8 @@ def _parallel(record: SweepRecord, drawn: dict[str, Figure]) -> list[str]:
         return []
     return [
         '<p class="note">A line for each complete configuration, dark for good; the thick one is '
-        "the best. Drag along a part of an axis to keep the lines through it; double-click to have "
-        "all back.</p>",
+        "the best. Drag a box over a part of an axis to keep the lines through it; double-click to "
+        "have all back.</p>",
         _place("parallel", parallel_figure(record), drawn, "parallel coordinates"),
     ]
 

@@ -85,7 +85,7 @@ class TrialRecord:
     @property
     def seconds(self) -> float:
         """Spent in training all its runs."""
-        return sum(run.seconds for run in self.runs)
+        return sum((run.seconds for run in self.runs), 0.0)
 
     @property
     def reason(self) -> str | None:
@@ -140,8 +140,8 @@ class SweepRecord:
 
         def place(trial: TrialRecord) -> tuple[float, ...]:
             score = sign * trial.score if trial.score is not None else 0.0
-            further = -trial.step if trial.state == "stopped" else 0
-            return (order[trial.state], further, score, trial.number)
+            further = -float(trial.step) if trial.state == "stopped" else 0.0
+            return (float(order[trial.state]), further, score, float(trial.number))
 
         return sorted(self.trials, key=place)
 

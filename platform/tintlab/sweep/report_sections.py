@@ -208,7 +208,7 @@ def commands_part(record: SweepRecord, workspace: Workspace | None) -> list[str]
 
 
 def _cost_row(name: str, trials: Sequence[TrialRecord]) -> str:
-    seconds = sum(trial.seconds for trial in trials)
+    seconds = sum((trial.seconds for trial in trials), 0.0)
     runs = [run for trial in trials for run in trial.runs]
     cells: list[object] = [
         len(trials),

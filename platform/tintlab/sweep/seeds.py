@@ -38,7 +38,7 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
         return None
     mean = statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    half = _t(len(values) - 1) * error
+    half = _t(float(len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half)
 
 

@@ -26,7 +26,7 @@ function drawFrom(index) {
   });
 }
 
-// Parallel coordinates: drag over a part of an axis, and only the lines through it stay.
+// Parallel coordinates: drag a box over a part of an axis, and only the lines through it stay.
 function brushed(place) {
   const lines = place.data.map((_, index) => index);
   const show = (kept) =>
@@ -35,9 +35,9 @@ function brushed(place) {
     if (!event || !event.range) return;
     const [left, right] = event.range.x.slice().sort((a, b) => a - b);
     const [low, high] = event.range.y.slice().sort((a, b) => a - b);
-    const nearest = Math.round((left + right) / 2);
+    const axis = Math.round((left + right) / 2); // the one that is nearest to the box
     const inside = (value) => value >= low && value <= high;
-    show(new Set(lines.filter((at) => inside(place.data[at].y[nearest]))));
+    show(new Set(lines.filter((at) => inside(place.data[at].y[axis]))));
     Plotly.restyle(place, { selectedpoints: [null] });
   });
   place.on("plotly_deselect", () => show(new Set(lines)));
