@@ -129,11 +129,12 @@ def test_a_changed_byte_is_refused_wherever_it_is(
 def test_only_the_model_is_fetched(workspace: Workspace, run_id: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "model", "a")
     (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    version = register(workspace, run_id, folder)
+    version = register(workspace, run_id, folder, card="# A model")
     client = connect(workspace)
     names = {file.path for file in client.list_artifacts(run_id, "model")}
     model = {"model.safetensors", "config.json", "manifest.json"}
-    assert names == {f"model/{name}" for name in (*model, "MLmodel")}
+    told = {"MLmodel", "input_example.json", "serving_input_example.json", "model_card.md"}
+    assert names == {f"model/{name}" for name in model | told}
     client.log_artifact(run_id, str(folder / "evil.pkl"), "model")
     assert {file.name for file in download(workspace, version).iterdir()} == model
 

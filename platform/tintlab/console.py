@@ -112,7 +112,8 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
         with _terminable():
             result = command()
     except TintlabError as error:
-        return _failed(str(error), error.exit_code, type(error).__name__, as_json)
+        found = Result(error.data, error.text)
+        return _failed(str(error), error.exit_code, type(error).__name__, as_json, found)
     except Terminated:
         return _failed("terminated; the same command goes on", 143, "Terminated", as_json)
     except KeyboardInterrupt:
@@ -155,12 +156,20 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _failed(message: str, code: int, kind: str, as_json: bool) -> int:
+NOTHING_FOUND = Result({}, "")
+
+
+def _failed(
+    message: str, code: int, kind: str, as_json: bool, found: Result = NOTHING_FOUND
+) -> int:
+    """Print why a command ended, and what it had found until then: one document as ever."""
     message = redacted(" ".join(message.split()))
     if as_json:
         error = {"code": code, "kind": kind, "message": message}
-        print(json.dumps({"error": error}), flush=True)
+        print(json.dumps({"error": error, **redacted_tree(found.data)}), flush=True)
     else:
+        if found.text:
+            print(redacted(found.text), flush=True)
         say(f"tintlab: {message}")
     return code
 

@@ -15,6 +15,7 @@ hold of the error, so it never has secrets in it.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from tintlab.redaction import holds_secret, redacted
 
@@ -24,8 +25,14 @@ class TintlabError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(
+        self, message: str = "", data: Mapping[str, Any] | None = None, text: str = ""
+    ) -> None:
+        """Args: data, text: what was found before it ended, for a program and for a person; a
+        command prints it as it prints a result."""
         super().__init__(redacted(message))
+        self.data = dict(data or {})
+        self.text = text
 
 
 class ConfigError(TintlabError):

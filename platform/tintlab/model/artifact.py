@@ -4,6 +4,9 @@
     config.json         the whole ExperimentConfig
     manifest.json       {"format", "version", "files": {name: sha256}, "metadata"}
 
+The manifest covers the weights and the config: they are the model, and the manifest's own SHA-256
+is its name. Whatever else lies in the folder, a model card or a stranger's file, is never opened.
+
 A folder appears whole or not at all: it is written beside its place, synced and renamed. Where a
 model is replaced there is no folder for the moment between two renames, and never a mixed one.
 """
@@ -77,13 +80,7 @@ def load_model(folder: Path) -> tuple[Colorizer, ExperimentConfig]:
             is not what the manifest says, or the weights do not fit the config.
     """
     contents = read_verified(folder)
-    try:
-        config = parsed(json.loads(contents[CONFIG]), source=str(folder / CONFIG))
-    except (ConfigError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise IntegrityError(
-            f"{folder}: this tintlab cannot read the model's {CONFIG}: {error}; "
-            "load it with the version that saved it"
-        ) from None
+    config = _parsed_config(contents[CONFIG], folder)
     try:
         tensors = safetensors.torch.load(contents[WEIGHTS])
     except SafetensorError as error:
@@ -93,6 +90,24 @@ def load_model(folder: Path) -> tuple[Colorizer, ExperimentConfig]:
         model = Colorizer(config.model, config.bins)
     load_weights(model, tensors, source=str(folder / WEIGHTS))
     return model.eval(), config
+
+
+def load_config(folder: Path) -> ExperimentConfig:
+    """The config of the model saved as `folder`, without building the model.
+
+    Raises: see `load_model`.
+    """
+    return _parsed_config(read_verified(folder)[CONFIG], folder)
+
+
+def _parsed_config(content: bytes, folder: Path) -> ExperimentConfig:
+    try:
+        return parsed(json.loads(content), source=str(folder / CONFIG))
+    except (ConfigError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise IntegrityError(
+            f"{folder}: this tintlab cannot read the model's {CONFIG}: {error}; "
+            "load it with the version that saved it"
+        ) from None
 
 
 def load_weights(model: Colorizer, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -38,11 +38,16 @@ def claimed(path: Path) -> int | None:
 
 
 @contextmanager
-def owned(path: Path, what: str, patience_s: float) -> Iterator[None]:
+def owned(
+    path: Path,
+    what: str,
+    patience_s: float,
+    advice: str = "wait for it to end, or stop it, or give another --name",
+) -> Iterator[None]:
     """Hold the lock `path`, in which the holder's name stands, inside the block.
 
     Args: what: whose lock it is, with its verb, "run x is being trained".
-        patience_s: how long a living holder is waited for.
+        patience_s: how long a living holder is waited for. advice: what to do if it stays.
     Raises: ConflictError: another process holds it, which is named. EnvironmentFault: the file
         cannot be written, or its file system has no locks.
     """
@@ -52,10 +57,7 @@ def owned(path: Path, what: str, patience_s: float) -> Iterator[None]:
         path.touch()
         while (descriptor := claimed(path)) is None:
             if time.monotonic() > deadline_s:
-                raise ConflictError(
-                    f"{what} by {described(path.read_bytes())}; wait for it to end, or stop it, "
-                    "or give another --name"
-                )
+                raise ConflictError(f"{what} by {described(path.read_bytes())}; {advice}")
             time.sleep(0.1)
     except OSError as error:
         raise EnvironmentFault(

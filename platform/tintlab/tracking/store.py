@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.db import utils as database
 
 from tintlab.config import Workspace
@@ -111,13 +111,17 @@ def experiment_id(client: MlflowClient, workspace: Workspace, name: str) -> str:
     return str(found.experiment_id)
 
 
+class StoreAway(EnvironmentFault):
+    """The tracking store does not answer; what was fetched from it earlier may still do."""
+
+
 @contextmanager
 def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     """A client whose errors become ours.
 
     Args: unknown: the message when what is asked for does not exist.
-    Raises: ConfigError: it does not exist. EnvironmentFault: the store does not answer, or nothing
-        was ever tracked in this workspace; asking does not create a database.
+    Raises: ConfigError: it does not exist. StoreAway: the store does not answer. EnvironmentFault:
+        it refuses, or nothing was ever tracked in this workspace; asking creates no database.
     """
     file = workspace.tracking_uri.removeprefix("sqlite:///")
     if file != workspace.tracking_uri and not Path(file).exists():
@@ -133,8 +137,13 @@ def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     except MlflowException as error:
         if error.error_code in NOT_THERE:
             raise ConfigError(unknown) from error
-        raise EnvironmentFault(
-            f"the tracking store {workspace.tracking_uri} does not answer: {first_line(error)}; "
+        uri = workspace.tracking_uri
+        if isinstance(error, RestException) and error.get_http_status_code() < 500:
+            raise EnvironmentFault(
+                f"the tracking store {uri} refuses: {first_line(error)}; check your access to it"
+            ) from error
+        raise StoreAway(
+            f"the tracking store {uri} does not answer: {first_line(error)}; "
             "check MLFLOW_TRACKING_URI and that its server runs"
         ) from error
 
