@@ -109,7 +109,7 @@ def test_a_missing_folder_is_an_environment_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "tintlab-model version 2 is not version 1"),
+        ({"version": 1}, "tintlab-model version 1 is not version 2"),
         ({"format": "other"}, "format is 'other', must be 'tintlab-model'"),
         ({"files": {}}, "files must name exactly model.safetensors and config.json"),
         ({"files": {"../x": "0", "config.json": "0"}}, "files must name exactly"),

@@ -233,7 +233,7 @@ def test_colours_lie_where_they_belong_in_a_photo_that_the_stride_does_not_divid
 def test_a_damaged_upsampler_is_named(model, tmp_path):
     damaged = copy.deepcopy(model)
     with torch.no_grad():
-        damaged.upsampler.change[0].weight.fill_(float("nan"))
+        damaged.upsampler.change[1].weight.fill_(float("nan"))
     with pytest.raises(IntegrityError, match="upsampler gives colours that are not finite"):
         list(colored_samples(damaged, noise(16, 16), 16, Drawing(), seed=0))
 

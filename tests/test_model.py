@@ -204,6 +204,29 @@ def test_padding_repeats_the_edge_and_never_moves_the_photo() -> None:
     assert model.padded(L) is L
 
 
+@pytest.mark.parametrize(("stride", "finer"), [(1, []), (2, []), (4, [2]), (8, [2, 4])])
+def test_skip_features_are_those_of_the_stem_on_its_way_to_the_chroma_grid(stride, finer) -> None:
+    model = built(ModelConfig(depth=2, chroma_stride=stride))
+    L = 100 * torch.rand((2, 1, 24, 40), dtype=torch.float64)
+    skips = model.encoder.skips(L)
+    assert [skip.shape[2:] for skip in skips] == [(24 // by, 40 // by) for by in finer]
+    assert [skip.shape[1] for skip in skips] == list(model.encoder.skip_widths)
+    if skips:  # the stem goes on from the last of them
+        torch.testing.assert_close(
+            model.encoder.stem[-1](skips[-1]), model.encoder.stem(L / 50 - 1)
+        )
+
+
+def test_a_photo_of_the_size_that_was_looked_at_is_upsampled_the_same_way() -> None:
+    model = built(ModelConfig(depth=2))
+    L = 100 * torch.rand((2, 1, 24, 40), dtype=torch.float64)
+    ab = 80 * torch.rand((2, 2, 6, 10), dtype=torch.float64) - 40
+    same = model.upsample(ab, L)
+    torch.testing.assert_close(model.upsample_to(ab, L, L), same, rtol=0, atol=0)
+    assert not torch.allclose(model.upsample_to(ab, 100 - L, L), same)  # skip features matter
+    assert model.upsample_to(ab, L, L[:, :, :7, :31]).shape == (2, 2, 7, 31)
+
+
 @pytest.mark.parametrize("upsampler", ["learned", "bilinear"])
 def test_chroma_down_and_up_keeps_a_gradient_in_place(upsampler: str) -> None:
     # A shift by half a chroma cell, the classic mistake, would move the ramp by 2 units here.

@@ -69,7 +69,8 @@ class ModelConfig(Settings):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout probability in every residual and gated block."""
     upsampler: Literal["learned", "bilinear"] = "learned"
-    """From the chroma grid to the photo: weights that follow the edges of L, or fixed ones."""
+    """From the chroma grid to the photo: weights that follow the edges of the grey photo and of the
+    grid's own colours, or fixed ones."""
 
     @property
     def width(self) -> int:
@@ -83,7 +84,8 @@ class LossConfig(Settings):
     parallel: float = Field(0.2, ge=0.0, le=10.0)
     """Weight of the parallel head's cross-entropy, in bits per dimension."""
     pixel: float = Field(0.05, ge=0.0, le=10.0)
-    """Weight of the Huber loss, in ab units, of the learned upsampler on true coarse colours."""
+    """Weight of the Huber loss, in ab units, of the learned upsampler on true coarse colours, one
+    half exact, one half quantised."""
     smoothing_sigma_ab: float = Field(0.0, ge=0.0, le=50.0)
     """Width in ab units of the Gaussian that spreads a target over neighbouring bins; 0 is none."""
     rebalance: float = Field(0.0, ge=0.0, le=1.0)

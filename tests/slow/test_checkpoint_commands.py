@@ -201,11 +201,11 @@ def test_checkpoints_of_another_kind_are_one_line_and_stay_as_they_are(
 
     (run / "outcome.json").unlink()
     for checkpoint in Checkpoints(run).all():
-        manifest = json.loads((checkpoint / MANIFEST).read_text()) | {"version": 3}
+        manifest = json.loads((checkpoint / MANIFEST).read_text()) | {"version": 4}
         (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
     before = content(run)
     version, _ = command.run(*SHORT, code=7)
-    told.append("step-00000006 has format version 3" in version["error"]["message"])
+    told.append("step-00000006 has format version 4" in version["error"]["message"])
     told[-1] &= content(run) == before
     figure(
         "Checkpoints",

@@ -31,7 +31,8 @@ from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, Integri
 from tintlab.model.colorizer import Colorizer
 
 FORMAT = "tintlab-model"
-VERSION = 1
+VERSION = 2
+"""2: the upsampler is guided by skip features."""
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MANIFEST = "manifest.json"

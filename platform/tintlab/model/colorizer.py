@@ -12,7 +12,7 @@ from tintlab.color.bins import Bins, make_bins
 from tintlab.model.decoder import ColorDecoder
 from tintlab.model.encoder import GrayEncoder
 from tintlab.model.heads import ParallelHead
-from tintlab.model.upsampler import Upsampler, make_upsampler
+from tintlab.model.upsampler import Skips, Upsampler, make_upsampler
 from tintlab.settings import BinsConfig, ModelConfig
 
 
@@ -41,7 +41,7 @@ class Colorizer(nn.Module):
         self.encoder = GrayEncoder(model)
         self.decoder = ColorDecoder(model, channels, count)
         self.parallel_head = ParallelHead(model.width, channels, count)
-        self.upsampler = make_upsampler(model)
+        self.upsampler = make_upsampler(model, self.encoder.skip_widths)
 
     def forward(self, L: Float[Tensor, "B 1 H W"], tokens: Int[Tensor, "B C h w"]) -> Logits:
         """Teacher-forced logits: each token's given the true tokens before it."""
@@ -73,9 +73,26 @@ class Colorizer(nn.Module):
     def upsample(
         self, ab: Float[Tensor, "B 2 h w"], L: Float[Tensor, "B 1 H W"]
     ) -> Float[Tensor, "B 2 H W"]:
-        """Coarse ab at the photo's own size."""
+        """Coarse ab at the size of the photo that the model looks at."""
         height, width = L.shape[2:]
-        return self.upsampler(ab, self.padded(L))[:, :, :height, :width]
+        padded = self.padded(L)
+        return self.upsampler(ab, padded, self._skips(padded))[:, :, :height, :width]
+
+    def upsample_to(
+        self,
+        ab: Float[Tensor, "B 2 h w"],
+        small_L: Float[Tensor, "B 1 small_H small_W"],
+        L: Float[Tensor, "B 1 H W"],
+    ) -> Float[Tensor, "B 2 H W"]:
+        """Coarse ab at the size of another photo, of which the model looked at a small copy.
+
+        The grid is spread over the photo itself, not over a padded one.
+        Args: small_L: the small copy, its sides multiples of the stride.
+        """
+        return self.upsampler(ab, L, self._skips(small_L))
+
+    def _skips(self, L: Tensor) -> Skips:
+        return self.encoder.skips(L) if isinstance(self.upsampler, Upsampler) else ()
 
     def padded(self, plane: Float[Tensor, "B c H W"]) -> Float[Tensor, "B c H2 W2"]:
         """The plane with its last row and column repeated up to multiples of the stride."""

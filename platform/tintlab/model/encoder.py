@@ -1,8 +1,10 @@
 """The gray encoder: reads the lightness plane once, not causal.
 
 A strided stem brings L to the chroma grid, residual blocks with growing dilation look around there,
-and optional self-attention sees everything. Source of the dilated residual embedding of the gray
-photo: Royer et al. 2017, Probabilistic Image Colorization.
+and optional self-attention sees everything. What the stem sees on its way down is kept for the way
+up: its features on finer grids guide the upsampler (skip features; Ronneberger et al. 2015, U-Net).
+Source of the dilated residual embedding of the gray photo: Royer et al. 2017, Probabilistic Image
+Colorization.
 """
 
 from itertools import pairwise
@@ -59,11 +61,16 @@ class ResidualBlock(nn.Module):
         return x + self.out(self.drop(inner))
 
 
-def make_stem(chroma_stride: int, width: int) -> nn.Sequential:
-    """Stride-2 convolutions down to the chroma grid, width halving towards full resolution."""
+def stem_widths(chroma_stride: int, width: int) -> list[int]:
+    """Channels behind each of the stem's halvings, halving themselves towards full resolution."""
     halvings = chroma_stride.bit_length() - 1
-    widths = [1] + [max(width >> (halvings - 1 - step), 8) for step in range(halvings)]
-    if halvings == 0:
+    return [max(width >> (halvings - 1 - step), 8) for step in range(halvings)]
+
+
+def make_stem(chroma_stride: int, width: int) -> nn.Sequential:
+    """Stride-2 convolutions down to the chroma grid."""
+    widths = [1, *stem_widths(chroma_stride, width)]
+    if chroma_stride == 1:
         return nn.Sequential(nn.Conv2d(1, width, 3, padding=1))
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -81,6 +88,7 @@ class GrayEncoder(nn.Module):
         super().__init__()
         width = model.width
         self.stem = make_stem(model.chroma_stride, width)
+        self.skip_widths = stem_widths(model.chroma_stride, width)[:-1]
         self.blocks = nn.ModuleList(
             ResidualBlock(
                 width, DILATIONS[index % len(DILATIONS)], model.encoder_norm, model.dropout
@@ -95,7 +103,7 @@ class GrayEncoder(nn.Module):
 
     def forward(self, L: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B D h w"]:
         """Args: L: lightness in [0, 100]; height and width are multiples of the chroma stride."""
-        x = self.stem(L / 50 - 1)  # (B, D, h, w)
+        x = self.stem(_centred(L))  # (B, D, h, w)
         # Channels last in memory: per-position layers then read whole vectors, which halves their
         # time on a CPU (measured), and 3x3 convolutions are no slower.
         x = x.contiguous(memory_format=torch.channels_last)
@@ -106,9 +114,25 @@ class GrayEncoder(nn.Module):
                 x = self._attend(next(attention), x)
         return self.norm_out(x)
 
+    def skips(self, L: Float[Tensor, "B 1 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """The stem's features on each grid between photo and chroma grid, the finest first.
+
+        None at chroma strides of 1 and 2. Args: see `forward`.
+        """
+        x, found = _centred(L), []
+        for index in range(len(self.skip_widths)):
+            x = F.silu(self.stem[2 * index](x))
+            found.append(x)
+        return found
+
     def _attend(self, attention: nn.Module, x: Tensor) -> Tensor:
         rows, columns = x.shape[2:]
         positions = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, T, D)
         rotation = grid_rotation(rows, columns, x)
         mixed = called(attention, positions, rotation, False, recompute=self.recompute)
         return mixed.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+
+def _centred(L: Tensor) -> Tensor:
+    """Lightness in [0, 100] as [-1, 1]."""
+    return L / 50 - 1

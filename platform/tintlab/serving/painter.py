@@ -229,7 +229,7 @@ class Painter:
     def _picture(self, ready: _Ready, tokens: Tensor, sample: int) -> tuple[bytes, int]:
         """The file of one sample, and how many pixels' chroma had to be reduced."""
         photo, form = ready.photo, self._style.form
-        rgb, reduced_pixels = painted(self._model, photo.L, tokens[sample])
+        rgb, reduced_pixels = painted(self._model, photo.L, photo.seen, tokens[sample])
         alpha = photo.alpha
         if form.side_by_side:
             rgb = beside(grey_from(photo.L), rgb)

@@ -69,17 +69,21 @@ def drawn(
 
 
 def painted(
-    model: Colorizer, L: Float32[np.ndarray, "H W"], tokens: Int64[Tensor, "C h w"]
+    model: Colorizer,
+    L: Float32[np.ndarray, "H W"],
+    seen: Float32[np.ndarray, "small_H small_W"],
+    tokens: Int64[Tensor, "C h w"],
 ) -> Colored:
     """The photo of a lightness in the colours of tokens. Call inside `one_thread`.
 
+    Args: seen: the small copy that the tokens were drawn for.
     Raises: IntegrityError: the upsampler's colours are not finite.
     """
     device = next(model.parameters()).device
-    full = torch.from_numpy(L)[None, None].to(device)
+    small, full = (torch.from_numpy(plane)[None, None].to(device) for plane in (seen, L))
     with evaluation_mode(model), torch.no_grad():
-        # Not model.upsample: this grid is spread over the photo itself, not over a padded one.
-        ab = model.upsampler(model.bins.decode(tokens[None].to(device)), full)[0].cpu().numpy()
+        coarse = model.bins.decode(tokens[None].to(device))
+        ab = model.upsample_to(coarse, small, full)[0].cpu().numpy()
     if not np.isfinite(ab).all():
         raise IntegrityError(
             "the model's upsampler gives colours that are not finite; its weights are damaged "
@@ -118,13 +122,12 @@ def colored_samples(
     drawing.check()
     require_short_side(model, short_side_px)
     L = lightness(rgb)
+    seen = small_copy(L, short_side_px, model.stride)
     with one_thread():
-        [tokens] = drawn(
-            exact(model), [small_copy(L, short_side_px, model.stride)], [seed], drawing
-        )
+        [tokens] = drawn(exact(model), [seen], [seed], drawing)
     for sample in tokens:
         with one_thread():
-            colored = painted(model, L, sample)
+            colored = painted(model, L, seen, sample)
         yield colored
 
 

@@ -46,7 +46,8 @@ from tintlab.training.checkpoint_choice import (
 from tintlab.training.workers import Tensors, fill
 
 FORMAT = "tintlab-checkpoint"
-VERSION = 2
+VERSION = 3
+"""3: weights of the model format 2."""
 
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
@@ -121,7 +122,7 @@ class Manifest(Settings):
 
     format: Literal["tintlab-checkpoint"]
     """Whose file this is."""
-    version: Literal[2]
+    version: Literal[3]
     """Format version."""
     sha256: str
     """SHA-256 of all this but itself, as JSON with sorted keys."""

@@ -7,10 +7,11 @@ Both `bits` are what LossConfig makes of the cross-entropy: rare colours may cou
 may be spread over neighbouring bins. The terms that are reported as bits per dimension are always
 the plain ones, so that runs with different losses compare.
 
-The upsampler learns from true coarse colours, not from the decoder's. The perceptual distance is
-between the true photo and the one that the decoder's annealed mean gives, upsampled: its gradient
-reaches upsampler, decoder and encoder. Being a module that computes everything inside its own call,
-it can be wrapped for distributed training.
+The upsampler learns from true coarse colours, not from the decoder's: in the left half of each crop
+as they are, in the right half as the nearest bins, which is how a sampler would give them. The
+perceptual distance is between the true photo and the one that the decoder's annealed mean gives,
+upsampled: its gradient reaches upsampler, decoder and encoder. Being a module that computes
+everything inside its own call, it can be wrapped for distributed training.
 
 Sources: Kumar et al. 2021, Colorization Transformer (the auxiliary parallel loss); Zhang et al.
 2016 (rebalancing, soft targets, annealed mean); Guadarrama et al. 2017, PixColor (the upsampler's
@@ -107,10 +108,11 @@ class Objective(nn.Module):
         with torch.autocast(L.device.type, enabled=False):
             coarse = model.coarsen(ab)
             tokens = model.bins.quantize(coarse)
+            given = half_quantised(coarse, model.bins.decode(tokens))
         batch, _, rows, columns = tokens.shape
         # First, while nothing else is in memory: it works at full resolution.
         guided = isinstance(model.upsampler, Upsampler)
-        pixel = pixel_huber(model.upsample(coarse, L), ab).mean() if guided else None
+        pixel = pixel_huber(model.upsample(given, L), ab).mean() if guided else None
         flat = tokens.movedim(1, -1).flatten(0, 2)  # (P, C), P = B * h * w
         cond = model.encode(L)
         trunk = model.decoder.trunk(cond, tokens).flatten(0, 2)  # (P, D)
@@ -179,3 +181,16 @@ class Objective(nn.Module):
             of_positions = of_positions * weights
         positions = len(of_positions) // batch
         return bits_of(of_positions.view(batch, positions).sum(dim=1), positions).mean()
+
+
+def half_quantised(
+    coarse: Float[Tensor, "B 2 h w"], quantised: Float[Tensor, "B 2 h w"]
+) -> Float[Tensor, "B 2 h w"]:
+    """What the upsampler learns from: exact colours on the left, those of the bins on the right.
+
+    Trained on exact ones alone, it takes the steps between bins for edges; trained on the others
+    alone, it smooths what is exact (both measured). Halves of each crop, and not of the batch, make
+    the loss that of the same photos however they are shared out, and cost nothing.
+    """
+    middle = coarse.shape[3] // 2
+    return torch.cat((coarse[..., :middle], quantised[..., middle:]), dim=3)
