@@ -159,10 +159,11 @@ class Upsampler(nn.Module):
 
     def _cells(self, ab: Tensor, guides: list[Tensor]) -> Tensor:
         """What a pixel gets from the cell it lies in: (B, h, w, 9 a | 9 b | G guides | hidden)."""
-        means = [F.adaptive_avg_pool2d(plane.movedim(-1, 1), ab.shape[2:]) for plane in guides]
+        grid = (ab.shape[2], ab.shape[3])
+        means = [F.adaptive_avg_pool2d(plane.movedim(-1, 1), grid) for plane in guides]
         values = torch.cat((ab, *means), dim=1)  # (B, V, h, w)
         around = F.unfold(F.pad(values, (1, 1, 1, 1), mode="replicate"), 3)
-        around = around.view(len(ab), -1, CELLS, *ab.shape[2:])  # (B, V, 9, h, w)
+        around = around.view(len(ab), -1, CELLS, *grid)  # (B, V, 9, h, w)
         differences = around - values[:, :, None]
         scaled = torch.cat((differences[:, :2] / LAB_SCALE, differences[:, 2:]), dim=1)
         seen = torch.cat((scaled.flatten(1, 2), values[:, 3:]), dim=1)

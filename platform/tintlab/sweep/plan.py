@@ -81,7 +81,7 @@ def _steps(space: SearchSpace, base: ExperimentConfig) -> str:
     key = "training.steps"
     if key in space.search:
         return in_words(space.description()["search"][key])
-    variants = space.variants.values() or ({},)
+    variants: list[dict[str, Any]] = [*space.variants.values()] or [{}]
     counts = sorted({settings.get(key, base.training.steps) for settings in variants})
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
