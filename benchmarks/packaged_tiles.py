@@ -9,7 +9,7 @@ import numpy as np
 
 from tintlab.cluster import connect
 from tintlab.config import Workspace
-from tintlab.data.photos import write_packaged_photos
+from tintlab.data.photos import scene_of, write_packaged_photos
 from tintlab.data.prepare import PrepareConfig, prepare
 from tintlab.data.shards import Shards, open_shards
 from tintlab.evaluation.evaluate import photo_sources
@@ -30,7 +30,7 @@ def packaged_shards() -> Iterator[Shards]:
 def photographs(shards: Shards, ids: list[str]) -> list[str]:
     """The photograph that each tile was cut from."""
     sources = photo_sources(shards)
-    return [Path(sources[tile]).stem.rsplit("_r", 1)[0] for tile in ids]
+    return [scene_of(sources[tile], tile) for tile in ids]
 
 
 def interval(gains: np.ndarray, groups: list[str]) -> dict[str, float]:

@@ -17,7 +17,7 @@ STAGES = {
     "train": "Lab shards -> one tracked run with checkpoints and a model",
     "sweep": "a question (search space) -> ranked trials",
     "spaces": "the questions that a sweep can ask",
-    "evaluate": "a model + the test split -> metrics, per photo and summarised",
+    "evaluate": "a model + the test split -> metrics with intervals; or several compared",
     "promote": "a run's model -> the registry's @champion, if it is proven better",
     "rollback": "@champion goes back to the version it was before",
     "models": "the registry's versions, with their aliases and where they came from",

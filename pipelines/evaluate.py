@@ -1,4 +1,4 @@
-"""evaluate: a model + the test split -> metrics, per photo and summarised."""
+"""evaluate: a model + the test split -> metrics with intervals; several models -> a comparison."""
 
 import sys
 from dataclasses import dataclass
@@ -6,41 +6,49 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from tintlab.command import StageCommand
-from tintlab.console import Result, table
+from tintlab.console import ProgressLine, Result
 
 
 @dataclass(frozen=True)
 class Command(StageCommand):
-    """Measure a model on photos it was not trained on; measured once, then remembered."""
+    """Measure a model on photos it was not trained on; measured once, then remembered.
+
+    With further models, compare the first with each of them on the same photos.
+    """
 
     model: Positional[str] = "@champion"
     """@champion or another alias, a version number, a run id, or a model folder."""
+    others: Positional[tuple[str, ...]] = ()
+    """Models to compare it with, named in the same ways."""
     split: str = "test"
     """Split to measure on: test or val."""
     shards: str | None = None
     """Lab shards; default the workspace's own."""
+    workers: int = 1
+    """Workers that measure, a core each; with more than one, on Ray. No figure depends on it."""
 
 
 def main(command: Command) -> Result:
-    """Measure, and print the ladder and the figures."""
+    """Measure and print the figures, or the comparison."""
     from tintlab.data.shards import open_shards
+    from tintlab.tracking.comparisons import compare_models
     from tintlab.tracking.evaluations import evaluate_model
     from tintlab.tracking.models import find_model
 
-    place = command.place
-    uri = command.shards or place.shards
-    manifest = open_shards(uri).manifest
-    found = find_model(place, command.model)
+    place, uri, split = command.place, command.shards or command.place.shards, command.split
+    found, names = find_model(place, command.model), [command.model, *command.others]
     if command.dry_run:
-        data = {"model": found.label, "data": manifest.fingerprint, "split": command.split}
-        return Result(data, f"{found.label} would be measured on {command.split} of {uri}")
-    kept = evaluate_model(place, found, uri, command.split)
-    rows = [[f"bits/dim {rung}", value] for rung, value in kept.summary["bits_per_dim"].items()]
-    rows += [[name, kept.summary[name]] for name in ("psnr_db", "ssim", "colorfulness_ratio")]
-    text = (
-        f"{found.label} on {kept.summary['images']} photos of {command.split}\n"
-        f"{table(['measure', 'value'], rows)}\n{kept.folder}"
-    )
+        data = {"model": found.label, "others": list(command.others), "split": split}
+        data["data"] = open_shards(uri).manifest.fingerprint
+        return Result(data, f"{' and '.join(names)} would be measured on {split} of {uri}")
+    with ProgressLine() as line:
+        if command.others:
+            compared = compare_models(
+                place, names, uri, split, workers=command.workers, show=line.show
+            )
+            return Result(compared.document(), compared.text())
+        kept = evaluate_model(place, found, uri, split, workers=command.workers, show=line.show)
+    text = f"{found.label} on {kept.summary['images']} photos of {split}\n{kept.text()}"
     return Result({**kept.summary, "model": found.label, "folder": str(kept.folder)}, text)
 
 

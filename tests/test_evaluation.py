@@ -1,10 +1,13 @@
 """If these fail, two models that are compared were not measured with the same ruler."""
 
+import copy
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from skimage.data import astronaut, chelsea, coffee
 from torch import distributed, multiprocessing
 
 from tintlab.color.lab import srgb_to_lab
-from tintlab.config import ExperimentConfig
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.data.batches import eval_batches
 from tintlab.data.shard_format.manifest import (
     NO_COPIES,
@@ -30,11 +33,21 @@ from tintlab.data.shard_format.shard_writer import ShardWriter, entry_of
 from tintlab.data.shard_format.split import RULE
 from tintlab.data.shards import Shards, open_shards
 from tintlab.data.storage import written
-from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError
 from tintlab.evaluation import decodes
 from tintlab.evaluation import evaluate as evaluation_module
+from tintlab.evaluation.at_scale import on_ray
 from tintlab.evaluation.decodes import DECODES, decoded, photo_seed
-from tintlab.evaluation.evaluate import evaluate, paint, save_evaluation
+from tintlab.evaluation.definitions import METRICS
+from tintlab.evaluation.evaluate import (
+    Evaluation,
+    Run,
+    evaluate,
+    one_by_one,
+    paint,
+    save_evaluation,
+)
+from tintlab.evaluation.intervals import interval
 from tintlab.evaluation.ladder import (
     LEVELS,
     RUNGS,
@@ -313,6 +326,89 @@ def test_evaluation_does_not_depend_on_the_batch_size(model, shards):
         assert one.ladder.means() == pytest.approx(other.ladder.means(), abs=1e-5)
 
 
+def summary_bytes(evaluation: Evaluation, folder: Path) -> bytes:
+    save_evaluation(evaluation, folder)
+    return (folder / "summary.json").read_bytes()
+
+
+def test_no_printed_digit_depends_on_batches_or_on_workers(model, shards, tmp_path, ray_cluster):
+    """Batches of 1 and 5 in this process, and two workers of another number of threads."""
+    workspace = Workspace.at(str(tmp_path))
+
+    def of(size: int, run: Run = one_by_one) -> Evaluation:
+        config = experiment(SETTINGS.model_copy(update={"batch_size": size}))
+        return evaluate(model, config, shards, run=run)
+
+    one, five = of(1), of(5)
+    two_workers = of(2, partial(on_ray, workspace=workspace, workers=2))
+    first = summary_bytes(one, tmp_path / "one")
+    for name, other in (("five", five), ("two", two_workers)):
+        assert summary_bytes(other, tmp_path / name) == first
+        for file in ("per_image.parquet", "panel.png", "best.png", "worst.png"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def test_what_goes_wrong_on_a_worker_is_said_as_here(model, shards, tmp_path, ray_cluster):
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.decoder.head.hidden.weight.fill_(float("nan"))
+    run = partial(on_ray, workspace=Workspace.at(str(tmp_path)), workers=1)
+    with pytest.raises(IntegrityError) as there:
+        evaluate(damaged, experiment(), shards, run=run)
+    with pytest.raises(IntegrityError) as here:
+        evaluate(damaged, experiment(), shards)
+    assert str(there.value) == str(here.value)
+    too_many = partial(on_ray, workspace=Workspace.at(str(tmp_path)), workers=4096)
+    with pytest.raises(ConfigError, match="4096 workers need 4096 cores, the cluster has"):
+        evaluate(model, experiment(), shards, run=too_many)
+
+
+def test_every_number_of_an_evaluation_has_an_id(model, shards):
+    evaluation = evaluate(model, experiment(SETTINGS.model_copy(update={"crop_px": 20})), shards)
+    columns = evaluation.per_image[0].columns()
+    numbers = {name for name, value in columns.items() if isinstance(value, float)}
+    decodes_of = {f"{decode}_" for decode in DECODES} | {"", "truth_"}
+    known = {prefix + name for prefix in decodes_of for name in METRICS}
+    assert numbers - known == set()
+    assert {"psnr_db_basicsr_crop4", "ssim_ct2", "colorfulness_gap"} <= numbers
+    for name in flat_metrics(evaluation.summary, "test"):
+        bare = re.sub(r"^test/(\w+?)(_low|_high)?$", r"\1", name)
+        assert bare in known or bare.endswith("_bits_per_dim"), name
+    for figures in evaluation.summary["decodes"].values():
+        assert set(figures) - set(METRICS) == set()
+    assert set(evaluation.summary["intervals"]) - set(METRICS) == set()
+
+
+def test_intervals_are_of_the_photos_and_of_their_scenes(model, shards):
+    evaluation = evaluate(model, experiment(), shards)
+    bits = np.array([row.bits_per_dim for row in evaluation.per_image])
+    assert evaluation.summary["scenes"] == COUNTS["test"]  # no tiles of packaged photographs
+    expected = interval(bits, [row.id for row in evaluation.per_image])
+    assert evaluation.summary["intervals"]["bits_per_dim"] == [expected.low, expected.high]
+    flat = flat_metrics(evaluation.summary, "test")
+    assert (
+        flat["test/bits_per_dim_low"] < flat["test/bits_per_dim"] < flat["test/bits_per_dim_high"]
+    )
+
+
+def test_the_best_and_worst_photos_are_shown_as_they_were_measured(model, shards, tmp_path):
+    evaluation = evaluate(model, experiment(), shards)
+    order = sorted(evaluation.per_image, key=lambda row: row.decodes["sampled"].ciede2000)
+    assert [row.id for row, _ in evaluation.extremes["best"]] == [row.id for row in order[:4]]
+    assert [row.id for row, _ in evaluation.extremes["worst"]] == [row.id for row in order[:-5:-1]]
+    for photos in evaluation.extremes.values():
+        for row, (_, sampled, truth) in photos:
+            assert psnr_db(sampled, truth) == row.decodes["sampled"].psnr_db
+    save_evaluation(evaluation, tmp_path, "Evaluation of <it>")
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Evaluation of &lt;it&gt;</h1>" in page
+    assert page.count("data:image/png") == sum(map(len, evaluation.extremes.values()))
+    assert f"{evaluation.summary['ciede2000']:.4f}" in page
+    assert "http" not in page
+    for name in METRICS:
+        assert name in page
+
+
 def test_evaluation_has_a_row_for_every_photo_and_means_that_are_theirs(model, shards):
     evaluation = evaluate(model, experiment(), shards)
     rows = evaluation.per_image
@@ -484,7 +580,9 @@ def test_saved_evaluation_reads_back(model, shards, tmp_path):
     assert json.loads((tmp_path / "report" / "summary.json").read_text()) == evaluation.summary
     with Image.open(tmp_path / "report" / "panel.png") as image:
         np.testing.assert_array_equal(np.asarray(image), evaluation.panel)
-    assert len(list((tmp_path / "report").iterdir())) == 3
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    pictures = {"panel.png", "best.png", "median.png", "worst.png"}
+    assert names == pictures | {"per_image.parquet", "summary.json", "report.html"}
 
 
 def test_infinite_and_undefined_figures_are_null_in_json(model, shards, tmp_path):
@@ -512,4 +610,7 @@ def test_an_interrupted_save_is_no_evaluation(model, shards, tmp_path, monkeypat
         patch.setattr(os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             save_evaluation(evaluation, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["panel.png", "per_image.parquet"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "summary.json" not in left
+    assert left >= {"panel.png", "per_image.parquet"}
+    assert not [name for name in left if "." not in name or name.startswith(".")]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tintlab.evaluation import intervals
-from tintlab.evaluation.intervals import Interval, interval
+from tintlab.evaluation.intervals import Interval, interval, ratio_interval, share_interval
 
 
 def test_an_interval_of_many_normal_values_is_the_textbook_one() -> None:
@@ -112,3 +112,32 @@ def test_few_skewed_scenes_are_covered_where_percentiles_are_too_narrow() -> Non
         of_student += abs(values.mean()) <= half
     assert 0.93 <= held / 400 <= 0.975
     assert of_student / 400 < 0.92
+
+
+def test_a_ratio_of_means_has_the_interval_of_its_linearised_difference() -> None:
+    generator = np.random.default_rng(0)
+    of = generator.gamma(4.0, size=400)
+    values = 0.8 * of + generator.normal(0.0, 0.5, size=400)
+    found = ratio_interval(values, of)
+    assert found.mean == pytest.approx(values.sum() / of.sum())
+    half = 1.96 * (values - found.mean * of).std(ddof=1) / of.mean() / 20
+    assert found.low == pytest.approx(found.mean - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.mean + half, abs=0.1 * half)
+    with pytest.raises(ValueError, match="a sum above 0"):
+        ratio_interval(values, np.zeros(400))
+
+
+def test_a_share_by_hand() -> None:
+    # Wilson, 8 of 10: (0.8 + 0.19207) / 1.38415 -+ 1.95996 sqrt(0.016 + 0.0096036) / 1.38415.
+    found = share_interval(np.array([1.0] * 8 + [0.0] * 2))
+    assert (found.low, found.high) == pytest.approx((0.49016, 0.94331), abs=1e-4)
+    all_won = share_interval(np.ones(10))
+    assert (all_won.low, all_won.high) == (pytest.approx(10 / (10 + 1.959964**2)), 1.0)
+
+
+def test_wins_on_tiles_of_one_scene_count_once() -> None:
+    alone = share_interval(np.ones(5))
+    tiles = share_interval(np.ones(50), [f"scene {i // 10}" for i in range(50)])
+    assert tiles == alone
+    with pytest.raises(ValueError, match=r"shares must be in \[0, 1\]"):
+        share_interval(np.array([1.2]))

@@ -1,7 +1,9 @@
 """If these fail, the figures in a report are not the ones their papers define."""
 
 import math
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,15 +12,25 @@ from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
 from tintlab.evaluation.calibration import Calibration
-from tintlab.evaluation.decodes import Measures, diversity_ab, measured, summarised
+from tintlab.evaluation.decodes import (
+    Measures,
+    diversity_ab,
+    measured,
+    summarised,
+    variants,
+)
+from tintlab.evaluation.definitions import METRICS, of_photos
 from tintlab.evaluation.metrics import (
     ciede2000,
     colorfulness,
     colorfulness_absolute,
+    colorfulness_difference,
     colorfulness_ratio,
+    ct2_truth,
     mean_psnr_db,
     psnr_db,
     ssim,
+    ssim_ct2,
 )
 
 
@@ -213,4 +225,108 @@ def test_a_mean_over_photos_is_of_every_measure():
         "colorfulness_absolute_ratio": pytest.approx(2 / 3),
         "colorfulness_gap": 10.0,
         "colorfulness_absolute_gap": 8.0,
+        "colorfulness_difference": 10.0,
+        "colorfulness_absolute_difference": 8.0,
     }
+
+
+# ---- variants of other systems
+
+
+def test_ct2s_ssim_by_hand_has_its_range_in_the_constants():
+    # C1 = (0.01 * 225)^2 = 5.0625: (30000 + 5.0625) / (32500 + 5.0625), where 255 gives 0.9230923.
+    assert ssim_ct2(flat((100,) * 3), flat((150,) * 3)) == pytest.approx(0.9230889, abs=1e-7)
+
+
+def test_ct2s_ssim_is_of_uniform_windows_of_7_px():
+    truth = astronaut()[100:130, 200:224]
+    pred = noisy(truth, 40)
+    c1, c2 = (0.01 * 225) ** 2, (0.03 * 225) ** 2
+    x, y = (
+        np.lib.stride_tricks.sliding_window_view(z.astype(float), (7, 7), axis=(0, 1)).reshape(
+            24, 18, 3, 49
+        )
+        for z in (pred, truth)
+    )
+    mx, my = x.mean(-1), y.mean(-1)
+    vx, vy = x.var(-1, ddof=1), y.var(-1, ddof=1)
+    vxy = ((x - mx[..., None]) * (y - my[..., None])).sum(-1) / 48
+    by_hand = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert ssim_ct2(pred, truth) == pytest.approx(by_hand.mean(), abs=1e-9)
+    assert ssim_ct2(pred, truth) != pytest.approx(ssim(pred, truth), abs=1e-3)
+
+
+def test_ct2s_truth_is_rounded_down_once():
+    truth = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    lost = truth.astype(int) - ct2_truth(truth)
+    assert set(np.unique(lost)) == {0, 1}
+    assert 0.2 < lost.mean() < 0.8
+    # So the true photo itself is not right: its PSNR is that of an error of 1 in some values.
+    expected = 10 * math.log10(255**2 / lost.mean())
+    assert variants(truth, truth)["psnr_db_ct2_lab"] == pytest.approx(expected)
+
+
+def test_basicsrs_crop_leaves_out_four_pixels_on_each_side():
+    truth = astronaut()[100:140, 200:236]
+    pred = noisy(truth, 20)
+    spoiled = pred.copy()
+    spoiled[:4] = spoiled[-4:] = 0
+    spoiled[:, :4] = spoiled[:, -4:] = 0
+    of_both = variants(pred, truth), variants(spoiled, truth)
+    for name in ("psnr_db_basicsr_crop4", "ssim_basicsr_crop4"):
+        assert of_both[0][name] == of_both[1][name]
+    inner = pred[4:36, 4:32].astype(float) - truth[4:36, 4:32]
+    by_hand = 10 * math.log10(255**2 / (inner**2).mean())
+    assert of_both[0]["psnr_db_basicsr_crop4"] == pytest.approx(by_hand)
+    assert psnr_db(spoiled, truth) < by_hand - 5
+
+
+def test_basicsrs_ssim_is_what_opencv_gives_as_there():
+    """BasicSR's own way of computing it: cv2.filter2D with the window, cut to where it fits."""
+    truth = astronaut()[100:150, 200:240]
+    pred = noisy(truth, 30)
+    kernel = cv2.getGaussianKernel(11, 1.5)
+    window = kernel @ kernel.T
+
+    def blurred(z: np.ndarray) -> np.ndarray:
+        return cv2.filter2D(z, -1, window)[5:-5, 5:-5]
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    of_channels = []
+    for channel in range(3):
+        x, y = (z[4:-4, 4:-4, channel].astype(float) for z in (pred, truth))
+        mx, my = blurred(x), blurred(y)
+        vx, vy = blurred(x * x) - mx**2, blurred(y * y) - my**2
+        vxy = blurred(x * y) - mx * my
+        of_channels.append(
+            (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+        )
+    found = variants(pred, truth)["ssim_basicsr_crop4"]
+    assert found == pytest.approx(np.mean([one.mean() for one in of_channels]), abs=1e-7)
+
+
+def test_a_photo_too_small_for_a_variant_has_no_number_under_its_id():
+    small = variants(flat((9, 9, 9), 16), flat((9, 9, 9), 16))
+    assert set(small) == {"psnr_db_ct2_lab", "ssim_ct2", "ssim_ct2_lab"}
+
+
+def test_a_difference_of_means_is_zero_where_the_gap_is_not():
+    assert colorfulness_difference([10.0, 30.0], [30.0, 10.0]) == 0.0
+    assert colorfulness_difference([10.0, 20.0], [30.0, 10.0]) == pytest.approx(5.0)
+
+
+# ---- identities
+
+
+def test_every_definition_says_all_there_is_to_say_and_is_documented():
+    documented = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for name, metric in METRICS.items():
+        assert metric.id == name
+        for field in (metric.unit, metric.space, metric.crop, metric.reference, metric.source):
+            assert field, name
+        assert f"`{name}`" in documented, name
+
+
+def test_only_metrics_with_a_better_side_are_compared():
+    found = [metric.id for metric in of_photos(["ssim", "colorfulness", "id", "greedy_ssim"])]
+    assert found == ["ssim"]

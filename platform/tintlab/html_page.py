@@ -15,6 +15,7 @@ table { border-collapse: collapse } td, th { padding: .2em .8em .2em 0; text-ali
 .bar { background: #d97b29; height: .8em; display: inline-block; min-width: 2px }
 figure { display: inline-block; margin: 0 .5em .5em 0 } figcaption { font-size: 10px; color: #666 }
 code { overflow-wrap: anywhere } details { margin: .3em 0 }
+img.small { height: 96px; image-rendering: pixelated }
 """
 
 
@@ -34,6 +35,24 @@ def page(title: str, body: Iterable[str], style: str = "", head: str = "") -> st
 def text(value: object) -> str:
     """Anything as text of a page, whatever is in it."""
     return escape(str(value))
+
+
+def figure(uri: str, caption: str, small: bool = False) -> str:
+    """A picture with a line below it, which is HTML already.
+
+    Args: small: of so few pixels that it is shown enlarged.
+    """
+    shown = ' class="small"' if small else ""
+    return f'<figure><img{shown} src="{uri}" alt=""><figcaption>{caption}</figcaption></figure>'
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text."""
+    head = "".join(f"<th>{text(name)}</th>" for name in columns)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{lines}</table>"
 
 
 def bars(counts: Sequence[tuple[str, int]], whole: int) -> str:

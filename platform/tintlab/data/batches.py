@@ -97,9 +97,15 @@ def eval_batches(
     require_fit(shards, split, crop_px)
     mine = shards.used(split)[:limit][rank::world_size].tolist()
     return (
-        _stacked(_read(shards, split, part, [_centre(shards, split, i, crop_px) for i in part]))
-        for part in (mine[at : at + batch_size] for at in range(0, len(mine), batch_size))
+        centre_crops(shards, split, mine[at : at + batch_size], crop_px)
+        for at in range(0, len(mine), batch_size)
     )
+
+
+def centre_crops(shards: Shards, split: str, indices: Sequence[int], crop_px: int) -> Batch:
+    """Centre crops of some photos of a split, none of which is smaller (`require_fit`)."""
+    places = [_centre(shards, split, index, crop_px) for index in indices]
+    return _stacked(_read(shards, split, indices, places))
 
 
 def in_order(make: Callable[[int], Batch], start: int, threads: int) -> Iterator[Batch]:

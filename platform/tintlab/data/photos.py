@@ -6,6 +6,7 @@ as `motorcycle_left`, and would leak test pixels into training.
 """
 
 import io
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,9 @@ PHOTOGRAPHS = (
     ("sklearn", "datasets/images/flower.jpg"),
 )
 """Package and path inside it."""
+
+_NAMES = "|".join(re.escape(Path(inside).stem) for _, inside in PHOTOGRAPHS)
+_TILE = re.compile(rf"(?P<photograph>{_NAMES})_r\d+_c\d+\.png")
 
 LARGEST_SHORT_SIDE_PX = 512
 """Larger ones (retina, hubble_deep_field) are made smaller, or they would be half of all tiles."""
@@ -71,6 +75,16 @@ def write_packaged_photos(folder: Path, tile_px: int = 96) -> list[Path]:
                         file.write(tile)
                 paths.append(path)
     return paths
+
+
+def scene_of(source: str, photo: str) -> str:
+    """What a photo shows: the photograph, for a tile of a packaged one; else the photo itself.
+
+    Tiles of one photograph are alike, and figures on them are no independent evidence.
+    Args: source: where the photo came from, as `prepare` was told. photo: its id.
+    """
+    tile = _TILE.fullmatch(Path(source).name)
+    return tile["photograph"] if tile else photo
 
 
 def _package_folder(package: str) -> Path:

@@ -40,6 +40,12 @@ class Calibration:
             self.confidence[channel] += np.bincount(of, sure, CONFIDENCE_BINS)
             self.right[channel] += np.bincount(of[hit], minlength=CONFIDENCE_BINS)
 
+    def take(self, other: "Calibration") -> None:
+        """Count what another has counted, too."""
+        self.positions += other.positions
+        self.confidence += other.confidence
+        self.right += other.right
+
     def error(self) -> list[float]:
         """ECE of each channel in [0, 1]; `nan` where nothing was counted."""
         of_channels = []

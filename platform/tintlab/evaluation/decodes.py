@@ -17,20 +17,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from tintlab.data.batches import Batch
 from tintlab.errors import EnvironmentFault
 from tintlab.evaluation.ladder import evaluating
 from tintlab.evaluation.metrics import (
+    BASICSR_BORDER_PX,
+    SSIM_WINDOW_PX,
+    basicsr_cropped,
     ciede2000,
     colorfulness,
     colorfulness_absolute,
+    colorfulness_difference,
     colorfulness_ratio,
+    ct2_truth,
     mean_psnr_db,
     psnr_db,
     ssim,
+    ssim_ct2,
 )
 from tintlab.evaluation.picture import grey_from, rgb_from
 from tintlab.model.colorizer import Colorizer
@@ -67,12 +73,14 @@ class Decoded(NamedTuple):
     """One for each of DECODES."""
     diversity_ab: float | None
     """See `diversity_ab`; None of a single sample."""
+    tokens: Int64[Tensor, "C h w"]
+    """Of the sampled picture, which `painted` makes again of them."""
 
 
 def decoded(model: Colorizer, batch: Batch, settings: EvaluationConfig) -> Iterator[Decoded]:
     """Every decode of each photo of a batch."""
-    device = next(model.parameters()).device
-    L, ab = batch.L.to(device), batch.ab.to(device)
+    like = next(model.parameters())
+    L, ab = batch.L.to(like), batch.ab.to(like)
     seeds = [photo_seed(settings.seed, photo) for photo in batch.ids]
     with evaluating(model):
         many = sample_many(
@@ -89,7 +97,9 @@ def decoded(model: Colorizer, batch: Batch, settings: EvaluationConfig) -> Itera
             "ceiling_grid": coarse,
             "ceiling": model.bins.decode(model.bins.quantize(coarse)),
         }
-        full = {name: model.upsample(plane, L).cpu().numpy() for name, plane in planes.items()}
+        full = {
+            name: model.upsample(plane.to(like), L).cpu().numpy() for name, plane in planes.items()
+        }
         spread = diversity_ab(samples)
     for i, photo in enumerate(batch.ids):
         own = batch.L[i, 0].numpy()
@@ -99,7 +109,19 @@ def decoded(model: Colorizer, batch: Batch, settings: EvaluationConfig) -> Itera
             truth=rgb_from(own, batch.ab[i].numpy()),
             pictures={name: rgb_from(own, plane[i]) for name, plane in full.items()},
             diversity_ab=None if spread is None else spread[i],
+            tokens=many[i, 0],
         )
+
+
+def painted(
+    model: Colorizer, L: Float[Tensor, "1 H W"], tokens: Int[Tensor, "C h w"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture of one photo's tokens: what `decoded` made of the same ones, without drawing."""
+    like = next(model.parameters())
+    with evaluating(model):
+        ab = model.bins.decode(tokens[None].to(like.device, torch.int64))
+        full = model.upsample(ab.to(like), L[None].to(like))[0].cpu().numpy()
+    return rgb_from(L[0].numpy(), full)
 
 
 def diversity_ab(samples: Float[Tensor, "B S 2 h w"]) -> list[float] | None:
@@ -132,6 +154,24 @@ def measured(
     )
 
 
+def variants(
+    picture: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]
+) -> dict[str, float]:
+    """Other systems' variants of PSNR and SSIM, by id; those for which the photo is too small are
+    absent."""
+    lab_truth = ct2_truth(truth)
+    found = {
+        "psnr_db_ct2_lab": psnr_db(picture, lab_truth),
+        "ssim_ct2": ssim_ct2(picture, truth),
+        "ssim_ct2_lab": ssim_ct2(picture, lab_truth),
+    }
+    if min(truth.shape[:2]) - 2 * BASICSR_BORDER_PX >= SSIM_WINDOW_PX:
+        inside = basicsr_cropped(picture), basicsr_cropped(truth)
+        found["psnr_db_basicsr_crop4"] = psnr_db(*inside)
+        found["ssim_basicsr_crop4"] = ssim(*inside)
+    return found
+
+
 def summarised(of_photos: list[Measures], truth: list[Measures]) -> dict[str, float | None]:
     """Means over photos, and how colourful the pictures are beside the true photos.
 
@@ -149,6 +189,7 @@ def summarised(of_photos: list[Measures], truth: list[Measures]) -> dict[str, fl
         # A ratio of means can be 1 while every photo is wrong; this cannot be 0 then.
         gaps = np.abs(np.subtract(columns[name], true))
         figures[f"{name}_gap"] = float(gaps.mean())
+        figures[f"{name}_difference"] = colorfulness_difference(columns[name], true)
     return figures
 
 
@@ -186,6 +227,7 @@ def _lpips_file(settings: EvaluationConfig) -> Path | None:
 
 def distance(network: PerceptualDistance, picture: np.ndarray, truth: np.ndarray) -> float:
     """One pair at a time: the figure of a photo must not depend on the batch it came in."""
-    pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255 for rgb in (picture, truth)]
+    like = next(network.parameters(), torch.empty(()))
+    pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].to(like) / 255 for rgb in (picture, truth)]
     with torch.inference_mode():
         return float(network(*pair))

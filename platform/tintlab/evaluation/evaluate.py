@@ -1,14 +1,16 @@
-"""Evaluation of a finished model on a split it never saw: a row per photo, a summary, a picture.
+"""Evaluation of a finished model on a split it never saw: a row per photo, a summary, pictures.
 
 Every photo is painted in each way of `decodes`, with noise that depends on the evaluation's seed
-and the photo's id only: the figures are the same whatever the batch size and the order of the
-photos. The truth is the photo as the shards hold it, which is within 1/255 of the decoded file.
+and the photo's id only: the figures are the same whatever the batch size, the number of workers and
+the order of the photos, see `measuring`. The truth is the photo as the shards hold it, which is
+within 1/255 of the decoded file.
 """
 
 import io
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,28 +20,41 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from tintlab.config import ExperimentConfig
-from tintlab.data.batches import Batch, eval_batches
+from tintlab.data.batches import Batch
+from tintlab.data.photos import scene_of
 from tintlab.data.shards import Shards
 from tintlab.data.storage import resolve
-from tintlab.evaluation.decodes import (
-    DECODES,
-    Measures,
-    decoded,
-    lpips_name,
-    make_lpips,
-    measured,
-    photo_seed,
-    summarised,
+from tintlab.evaluation.decodes import lpips_name, photo_seed
+from tintlab.evaluation.fid import fid, fid_weights
+from tintlab.evaluation.ladder import Ladder, evaluating, ladder_of, no_photos
+from tintlab.evaluation.measuring import Done, MeasuredPhoto, Measurer, Task, tasks_of
+from tintlab.evaluation.picture import (
+    Triple,
+    grey_from,
+    rgb_from,
+    save_png,
+    strip,
+    write_whole,
 )
-from tintlab.evaluation.ladder import Ladder, evaluating, ladder
-from tintlab.evaluation.picture import Triple, grey_from, rgb_from, save_png, strip, write_whole
+from tintlab.evaluation.report import html
+from tintlab.evaluation.summary import ImageRow, summary_of
 from tintlab.model.colorizer import Colorizer
 from tintlab.model.sampler import sample
-from tintlab.settings import EvaluationConfig
 
 PER_IMAGE_FILE = "per_image.parquet"
 SUMMARY_FILE = "summary.json"
 PANEL_FILE = "panel.png"
+REPORT_FILE = "report.html"
+VERSION = 2
+"""Of what is measured and how: another one's figures are measured again."""
+
+EXTREMES = 4
+"""Best, middling and worst photos that are shown."""
+RANKED_BY = "ciede2000"
+"""Which photos are best and worst: by the colour difference that a viewer sees."""
+
+Run = Callable[[Measurer, Sequence[Task]], Iterable[Done]]
+"""Does tasks and gives what comes of them, in any order."""
 
 
 class Painting(NamedTuple):
@@ -49,42 +64,6 @@ class Painting(NamedTuple):
     grey: UInt8[np.ndarray, "_ _ 3"]
     coloured: UInt8[np.ndarray, "_ _ 3"]
     truth: UInt8[np.ndarray, "_ _ 3"]
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """What is measured on one photo."""
-
-    id: str
-    source: str
-    """Where the photo came from, as `prepare` was told."""
-    bits_per_dim: float
-    parallel_bits_per_dim: float
-    diversity_ab: float | None
-    """Between the samples of the photo; None where it was sampled once."""
-    truth: Measures
-    """The true photo against itself: how colourful it is."""
-    decodes: dict[str, Measures]
-    """One for each of DECODES."""
-
-    def columns(self) -> dict[str, str | float | None]:
-        """The row as a flat table has it: the sample's measures without a prefix, `greedy_ssim`."""
-        flat: dict[str, str | float | None] = {
-            "id": self.id,
-            "source": self.source,
-            "bits_per_dim": self.bits_per_dim,
-            "parallel_bits_per_dim": self.parallel_bits_per_dim,
-            "diversity_ab": self.diversity_ab,
-            "truth_colorfulness": self.truth.colorfulness,
-            "truth_colorfulness_absolute": self.truth.colorfulness_absolute,
-        }
-        for decode, measures in self.decodes.items():
-            prefix = "" if decode == "sampled" else f"{decode}_"
-            figures = asdict(measures)
-            if measures.lpips is None:
-                del figures["lpips"]
-            flat |= {prefix + name: value for name, value in figures.items()}
-        return flat
 
 
 @dataclass(frozen=True)
@@ -99,48 +78,100 @@ class Evaluation:
     ladder: Ladder
     panel: UInt8[np.ndarray, "_ _ 3"]
     """grey | coloured | truth, a row for each of the first photos."""
+    extremes: dict[str, list[tuple[ImageRow, Triple]]]
+    """`best`, `median`, `worst` -> photos by RANKED_BY, with their pictures."""
+
+
+def one_by_one(measurer: Measurer, tasks: Sequence[Task]) -> Iterator[Done]:
+    """Every task, in this process."""
+    for task in tasks:
+        yield measurer(task)
 
 
 def evaluate(
-    model: Colorizer, config: ExperimentConfig, shards: Shards, split: str = "test"
+    model: Colorizer,
+    config: ExperimentConfig,
+    shards: Shards,
+    split: str = "test",
+    run: Run = one_by_one,
+    shown: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on every photo of a split; writes nothing.
 
-    Raises: EnvironmentFault: the split holds no photo.
+    Args: run: does the work, here or on a cluster. shown: told how many photos are measured.
+    Raises: EnvironmentFault: the split holds no photo. ConfigError: there is no such split, or a
+        photo is smaller than evaluation.crop_px.
     """
     settings = config.evaluation
-    perceptual = make_lpips(settings)
-    rungs = ladder(model, shards, split, settings)
-    bits = dict(zip(rungs.ids, rungs.per_image["autoregressive"].tolist(), strict=True))
-    parallel = dict(zip(rungs.ids, rungs.per_image["parallel"].tolist(), strict=True))
+    tasks = tasks_of(shards, split, settings)
+    if not any(task.kind == "measure" for task in tasks):
+        raise no_photos(split)
+    measurer = Measurer(model, shards, settings)
+    counts: np.ndarray = np.zeros((), np.int64)
+    photos: list[MeasuredPhoto] = []
+    for result in run(measurer, tasks):
+        if isinstance(result, list):
+            photos += result
+        else:
+            counts = counts + result
+        if shown is not None:
+            shown(len(photos))
+    photos.sort(key=lambda photo: photo.index)
+    rungs = ladder_of(measurer.model, [photo.priced for photo in photos], counts)
     sources = photo_sources(shards)
-    rows: list[ImageRow] = []
-    shown: list[Triple] = []
-    for batch in eval_batches(shards, split, settings.crop_px, settings.batch_size):
-        for photo in decoded(model, batch, settings):
-            rows.append(
-                ImageRow(
-                    id=photo.id,
-                    source=sources[photo.id],
-                    bits_per_dim=bits[photo.id],
-                    parallel_bits_per_dim=parallel[photo.id],
-                    diversity_ab=photo.diversity_ab,
-                    truth=measured(photo.truth, photo.truth, perceptual),
-                    decodes={
-                        name: measured(picture, photo.truth, perceptual)
-                        for name, picture in photo.pictures.items()
-                    },
-                )
-            )
-            if len(shown) < settings.panel_images:
-                shown.append((photo.grey, photo.pictures["sampled"], photo.truth))
+    lpips = lpips_name(settings)
+    rows = [_row(photo, sources[photo.priced.id], lpips) for photo in photos]
+    summary = {
+        "split": split,
+        "images": len(rows),
+        "fingerprint": shards.manifest.fingerprint,
+        **summary_of(rows, rungs, settings),
+    }
+    if fid_weights() is not None:
+        summary["fid_torch_fidelity"] = fid(
+            lambda number: measurer.sampled(photos[number], split),
+            lambda number: measurer.row(photos[number], split)[2],
+            len(photos),
+        )
     return Evaluation(
         split=split,
         fingerprint=shards.manifest.fingerprint,
         per_image=rows,
-        summary=_summary(rows, rungs, settings, split, shards.manifest.fingerprint),
+        summary=summary,
         ladder=rungs,
-        panel=strip(shown),
+        panel=strip([measurer.row(photo, split) for photo in photos[: settings.panel_images]]),
+        extremes={
+            name: [(rows[at], measurer.row(photos[at], split)) for at in chosen]
+            for name, chosen in extremes(rows).items()
+        },
+    )
+
+
+def extremes(rows: Sequence[ImageRow]) -> dict[str, list[int]]:
+    """`best`, `median` and `worst` -> which rows; up to EXTREMES of each, none twice in one."""
+    figures = [getattr(row.decodes["sampled"], RANKED_BY) for row in rows]
+    order = sorted(range(len(rows)), key=lambda at: (figures[at], rows[at].id))
+    count = min(EXTREMES, len(order))
+    middle = (len(order) - count) // 2
+    return {
+        "best": order[:count],
+        "median": order[middle : middle + count],
+        "worst": order[::-1][:count],
+    }
+
+
+def _row(photo: MeasuredPhoto, source: str, lpips: str | None) -> ImageRow:
+    return ImageRow(
+        id=photo.priced.id,
+        source=source,
+        scene=scene_of(source, photo.priced.id),
+        bits_per_dim=photo.priced.autoregressive,
+        parallel_bits_per_dim=photo.priced.parallel,
+        diversity_ab=photo.diversity_ab,
+        truth=photo.truth,
+        decodes=photo.decodes,
+        variants=photo.variants,
+        lpips=lpips,
     )
 
 
@@ -171,55 +202,32 @@ def photo_sources(shards: Shards) -> dict[str, str]:
     return sources
 
 
-def _summary(
-    rows: list[ImageRow], rungs: Ladder, settings: EvaluationConfig, split: str, fingerprint: str
-) -> dict[str, Any]:
-    truth = [row.truth for row in rows]
-    of_decodes = {name: summarised([row.decodes[name] for row in rows], truth) for name in DECODES}
-    own = lpips_name(settings)
-    for figures in of_decodes.values():  # under the name of its net, and only if there is one
-        distance = figures.pop("lpips")
-        if own is not None:
-            figures[own] = distance
-    infinite = sum(math.isinf(row.decodes["sampled"].psnr_db) for row in rows)
-    spread = [row.diversity_ab for row in rows if row.diversity_ab is not None]
-    return {
-        "split": split,
-        "images": len(rows),
-        "fingerprint": fingerprint,
-        "bits_per_dim": rungs.means(),
-        "calibration_error": rungs.calibration_error,
-        **of_decodes["sampled"],
-        "psnr_db_infinite_images": infinite,
-        "truth_colorfulness": float(np.mean([one.colorfulness for one in truth])),
-        "diversity_ab": float(np.mean(spread)) if spread else None,
-        "decodes": of_decodes,
-        "crop_px": settings.crop_px,
-        "temperature": settings.temperature,
-        "samples_per_photo": settings.samples_per_photo,
-        "seed": settings.seed,
-    }
-
-
-def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write per_image.parquet, panel.png and, last, summary.json; each whole or not at all.
+def save_evaluation(evaluation: Evaluation, folder: Path, title: str = "Evaluation") -> None:
+    """Write the table, pictures, the report and, last, summary.json; each whole or not at all.
 
     A folder without summary.json is not an evaluation: an older one is taken away first, so that
     it never stands beside rows of another model.
+    Args: title: of the report, such as the model's name.
     """
     (folder / SUMMARY_FILE).unlink(missing_ok=True)
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row.columns() for row in evaluation.per_image]), table)
     write_whole(folder / PER_IMAGE_FILE, table.getvalue())
     save_png(folder / PANEL_FILE, evaluation.panel)
-    summary = json.dumps(_json_ready(evaluation.summary), indent=2, allow_nan=False) + "\n"
+    for name, photos in evaluation.extremes.items():
+        save_png(folder / f"{name}.png", strip([triple for _, triple in photos]))
+    page = html(title, evaluation.summary, evaluation.extremes, RANKED_BY)
+    write_whole(folder / REPORT_FILE, page.encode())
+    summary = json.dumps(json_ready(evaluation.summary), indent=2, allow_nan=False) + "\n"
     write_whole(folder / SUMMARY_FILE, summary.encode())
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """JSON has no inf and no nan; both become null, which no reader takes for a number."""
     if isinstance(value, dict):
-        return {key: _json_ready(inner) for key, inner in value.items()}
+        return {key: json_ready(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [json_ready(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -24,6 +24,9 @@ FEWEST = 4
 """Of 3, every ninth resample is one value three times, without any spread: no 95 % interval has
 finite ends then."""
 
+_NORMAL = 1.959964
+"""Of a standard normal distribution, LEVEL lies within this of 0."""
+
 _BLOCK_DRAWS = 1 << 20
 """Drawn at a time, so that the intervals of many photos need no more memory than those of few."""
 
@@ -62,8 +65,56 @@ def interval(
     """
     if len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"an interval needs finite values, got {values}")
-    mean = float(values.mean())
-    sizes, excess = _groups(values - mean, groups)
+    sizes, sums = _groups(np.ones(len(values)), groups), _groups(values - values.mean(), groups)
+    return _around(float(values.mean()), sums, sizes, seed)
+
+
+def ratio_interval(
+    values: Float64[np.ndarray, "N"],
+    of: Float64[np.ndarray, "N"],
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """The ratio of two means over the same photos, with its interval; see `interval`.
+
+    Raises: ValueError: a value is not finite, or what is divided by is not above 0 in all.
+    """
+    if not np.isfinite(values).all() or not np.isfinite(of).all() or not of.sum() > 0:
+        raise ValueError(f"a ratio needs finite values, and a sum above 0, got {values} and {of}")
+    ratio = float(values.sum() / of.sum())
+    return _around(ratio, _groups(values - ratio * of, groups), _groups(of, groups), seed)
+
+
+def share_interval(
+    shares: Float64[np.ndarray, "N"], groups: Sequence[str] | None = None
+) -> Interval:
+    """The mean of values in [0, 1] such as wins, with its 95 % Wilson interval.
+
+    Never without a length, as the bootstrap's is where all are equal: ten wins of ten are no
+    certainty. Values of one group count for as many independent ones as their spread says, and
+    where they have none, for one each group.
+    Raises: ValueError: there is no value, or one is outside [0, 1].
+    Source: Wilson 1927, Probable inference; Korn and Graubard 1998, Confidence intervals for
+    proportions with small expected number of positive counts (the effective number).
+    """
+    if len(shares) == 0 or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(f"shares must be in [0, 1], got {shares}")
+    share = float(shares.mean())
+    excess, sizes = _groups(shares - share, groups), _groups(np.ones(len(shares)), groups)
+    count = float(len(sizes))
+    if count > 1 and (error := float(_standard_error(excess[None], sizes[None])[0])) > 0:
+        independent = share * (1 - share) / (len(shares) - 1)  # error² if no two were alike
+        count = min(float(len(shares)), len(shares) * independent / error**2)
+    room = _NORMAL**2 / count
+    middle = (share + room / 2) / (1 + room)
+    half = _NORMAL * math.sqrt(share * (1 - share) / count + room / (4 * count)) / (1 + room)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _around(
+    mean: float, excess: Float64[np.ndarray, "G"], sizes: Float64[np.ndarray, "G"], seed: int
+) -> Interval:
+    """The interval of sum(excess) / sum(sizes) over groups, which is 0, moved to the mean."""
     if len(sizes) < FEWEST:
         return Interval(mean, -math.inf, math.inf)
     spread = float(_standard_error(excess[None], sizes[None])[0])
@@ -73,23 +124,19 @@ def interval(
     rank = round((RESAMPLES + 1) * (1 - LEVEL) / 2)
     lower, upper = drawn[rank - 1], drawn[-rank]
     both = np.sort(np.abs(drawn))[-2 * rank]
-    return Interval(
-        mean,
-        float(mean - max(upper, both) * spread),
-        float(mean + max(-lower, both) * spread),
-    )
+    low, high = max(upper, both) * spread, max(-lower, both) * spread
+    return Interval(mean, float(mean - low), float(mean + high))
 
 
 def _groups(
     values: Float64[np.ndarray, "N"], groups: Sequence[str] | None
-) -> tuple[Float64[np.ndarray, "G"], Float64[np.ndarray, "G"]]:
-    """How many values each group has, and their sum."""
+) -> Float64[np.ndarray, "G"]:
+    """The sum of each group, in the order of their names."""
     if groups is None:
-        return np.ones(len(values)), values
+        return values
     if len(groups) != len(values):
         raise ValueError(f"each value needs its group, got {len(groups)} for {len(values)} values")
-    index = np.unique(np.array(groups), return_inverse=True)[1]
-    return np.bincount(index).astype(np.float64), np.bincount(index, values)
+    return np.bincount(np.unique(np.array(groups), return_inverse=True)[1], values)
 
 
 def _studentised(
@@ -106,8 +153,9 @@ def _studentised(
     for start in range(0, RESAMPLES, block):
         draws = generator.integers(count, size=(min(block, RESAMPLES - start), count))
         sums, of = excess[draws], sizes[draws]
-        means = sums.sum(axis=1) / of.sum(axis=1)
-        error = _standard_error(sums, of)
+        with np.errstate(divide="ignore", invalid="ignore"):  # by a sum of 0, which says nothing
+            means = sums.sum(axis=1) / of.sum(axis=1)
+            error = _standard_error(sums, of)
         known = error > 1e-9 * spread  # the rest is rounding
         yield np.where(known, means / np.where(known, error, 1.0), np.copysign(np.inf, means))
 

@@ -12,14 +12,14 @@ factored bins compare.
 The histograms take a and b to be independent, as the parallel head does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log2
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int16, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,40 +57,96 @@ class Ladder:
         return {rung: float(getattr(self, rung)) for rung in self.per_image}
 
 
+@dataclass(frozen=True)
+class Priced:
+    """What one photo's colours cost the model, and what other rungs need to price them."""
+
+    id: str
+    autoregressive: float
+    """Bits per dimension under the decoder."""
+    parallel: float
+    """Bits per dimension under the parallel head."""
+    tokens: Int16[np.ndarray, "C h w"]
+    levels: Int16[np.ndarray, "h w"]
+    """Of lightness, see `levels`."""
+    calibration: dict[str, Calibration]
+    """`parallel`, `autoregressive` -> what is counted of this photo alone."""
+
+
 def ladder(model: Colorizer, shards: Shards, split: str, config: EvaluationConfig) -> Ladder:
     """Every rung on every photo of a split; the histograms are of the train split.
 
     Raises: EnvironmentFault: the split holds no photo.
     """
     counts = train_histogram(model, shards, config)
-    of_colors, of_levels = marginal_bits(counts.sum(axis=0)), marginal_bits(counts)
-    flat = uniform_bits(model)
-    ids: list[str] = []
-    rungs: dict[str, list[np.ndarray]] = {rung: [] for rung in RUNGS}
-    device = next(model.parameters()).device
-    channels = ("a", "b") if model.bins.channels == DIMENSIONS else ("ab",)
-    calibrations = {rung: Calibration(len(channels)) for rung in ("parallel", "autoregressive")}
+    photos: list[Priced] = []
     with evaluating(model):
         for batch in eval_batches(shards, split, config.crop_px, config.batch_size):
-            tokens = model.tokens(batch.ab.to(device))
-            logits = model(batch.L.to(device), tokens)
-            for rung, of in calibrations.items():
-                of.add(getattr(logits, rung), tokens)
-                price = bits_per_dim(getattr(logits, rung), tokens)
-                rungs[rung].append(price.double().cpu().numpy())
-            drawn = tokens.cpu()
-            rungs["uniform"].append(np.full(len(batch.ids), flat))
-            rungs["marginal"].append(bits_under(of_colors, drawn))
-            rungs["lightness"].append(bits_given_level(of_levels, drawn, levels(model, batch.L)))
-            ids += batch.ids
-    if not ids:
+            photos += priced(model, batch)
+    if not photos:
         raise no_photos(split)
-    per_image = {rung: np.concatenate(parts) for rung, parts in rungs.items()}
-    means = {rung: float(values.mean()) for rung, values in per_image.items()}
-    errors = {
-        rung: dict(zip(channels, of.error(), strict=True)) for rung, of in calibrations.items()
+    return ladder_of(model, photos, counts)
+
+
+def priced(model: Colorizer, batch: Batch) -> list[Priced]:
+    """Each photo of a batch by itself. Call inside `evaluating`."""
+    like = next(model.parameters())
+    tokens = model.tokens(batch.ab.to(like))
+    logits = model(batch.L.to(like), tokens)
+    of_rungs = {"parallel": logits.parallel, "autoregressive": logits.autoregressive}
+    bits = {rung: bits_per_dim(of, tokens).double().tolist() for rung, of in of_rungs.items()}
+    level = levels(model, batch.L)
+    photos = []
+    for i, photo in enumerate(batch.ids):
+        calibration = {rung: Calibration(model.bins.channels) for rung in of_rungs}
+        for rung, of in of_rungs.items():
+            calibration[rung].add(of[i : i + 1], tokens[i : i + 1])
+        photos.append(
+            Priced(
+                id=photo,
+                autoregressive=bits["autoregressive"][i],
+                parallel=bits["parallel"][i],
+                tokens=tokens[i].cpu().numpy().astype(np.int16),
+                levels=level[i].astype(np.int16),
+                calibration=calibration,
+            )
+        )
+    return photos
+
+
+def ladder_of(
+    model: Colorizer, photos: Sequence[Priced], counts: Int64[np.ndarray, "levels C K"]
+) -> Ladder:
+    """Every rung of photos that are priced, in their order.
+
+    Args: counts: of the train split, see `train_histogram`.
+    """
+    of_colors, of_levels = marginal_bits(counts.sum(axis=0)), marginal_bits(counts)
+    marginal, lightness = [], []
+    errors = {rung: Calibration(model.bins.channels) for rung in ("parallel", "autoregressive")}
+    for photo in photos:
+        drawn = torch.from_numpy(photo.tokens.astype(np.int64))[None]
+        marginal += bits_under(of_colors, drawn).tolist()
+        level = photo.levels.astype(np.int64)[None]
+        lightness += bits_given_level(of_levels, drawn, level).tolist()
+        for rung, of in errors.items():
+            of.take(photo.calibration[rung])
+    per_image = {
+        "uniform": np.full(len(photos), uniform_bits(model)),
+        "marginal": np.array(marginal),
+        "lightness": np.array(lightness),
+        "parallel": np.array([photo.parallel for photo in photos]),
+        "autoregressive": np.array([photo.autoregressive for photo in photos]),
     }
-    return Ladder(**means, ids=ids, per_image=per_image, calibration_error=errors)
+    channels = ("a", "b") if model.bins.channels == DIMENSIONS else ("ab",)
+    return Ladder(
+        **{rung: float(values.mean()) for rung, values in per_image.items()},
+        ids=[photo.id for photo in photos],
+        per_image=per_image,
+        calibration_error={
+            rung: dict(zip(channels, of.error(), strict=True)) for rung, of in errors.items()
+        },
+    )
 
 
 def teacher_forced(
@@ -118,14 +174,19 @@ def train_histogram(
 ) -> Int64[np.ndarray, "levels C K"]:
     """How often each bin occurs at each level of lightness in the train split, on the same kind of
     crops that are scored."""
-    device = next(model.parameters()).device
-    channels, bins = model.bins.channels, model.bins.count
-    counts = np.zeros(LEVELS * channels * bins, np.int64)
+    counts = np.zeros((LEVELS, model.bins.channels, model.bins.count), np.int64)
     with evaluating(model):
         for batch in eval_batches(shards, "train", config.crop_px, config.batch_size):
-            tokens = model.tokens(batch.ab.to(device)).cpu().numpy()
-            cell = levels(model, batch.L)[:, None] * channels + np.arange(channels)[:, None, None]
-            counts += np.bincount((cell * bins + tokens).ravel(), minlength=len(counts))
+            counts += histogram(model, batch)
+    return counts
+
+
+def histogram(model: Colorizer, batch: Batch) -> Int64[np.ndarray, "levels C K"]:
+    """How often each bin occurs at each level of lightness in some photos."""
+    channels, bins = model.bins.channels, model.bins.count
+    tokens = model.tokens(batch.ab.to(next(model.parameters()))).cpu().numpy()
+    cell = levels(model, batch.L)[:, None] * channels + np.arange(channels)[:, None, None]
+    counts = np.bincount((cell * bins + tokens).ravel(), minlength=LEVELS * channels * bins)
     return counts.reshape(LEVELS, channels, bins)
 
 

@@ -1,15 +1,16 @@
 """What is measured between a coloured photo and the true one, on 8-bit sRGB as a viewer gets it.
 
-No metric crops a border, resizes or rescales: what is compared is exactly what would be saved.
-PSNR and SSIM punish every plausible colour that is not the true one, so a greyer model scores
-better on them; read them beside colourfulness and bits per dimension.
+No metric crops a border, resizes or rescales: what is compared is exactly what would be saved. The
+exceptions are other systems' variants; each has an id of its own in `definitions`. PSNR and SSIM
+punish every plausible colour that is not the true one, so a greyer model scores better on them;
+read them beside colourfulness and bits per dimension.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from skimage.color import deltaE_ciede2000
+from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import structural_similarity
 
 from tintlab.color.lab import srgb_to_lab
@@ -20,6 +21,10 @@ SSIM_SIGMA_PX = 1.5
 """Width of the Gaussian window of Wang et al. 2004, sec. III-B."""
 SSIM_WINDOW_PX = 11
 """Side of that window: scikit-image cuts the Gaussian off at 3.5 sigma."""
+BASICSR_BORDER_PX = 4
+"""`crop_border` of BasicSR's own options for super-resolution, which DDColor's are made from."""
+CT2_RANGE = 225.0
+"""`data_range` of CT2's SSIM, where 8 bits have 255."""
 
 
 def psnr_db(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -67,6 +72,37 @@ def ssim(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) ->
             channel_axis=-1,
         )
     )
+
+
+def basicsr_cropped(rgb: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Without the border that BasicSR leaves out with `crop_border: 4`.
+
+    BasicSR's PSNR and SSIM of what is left are `psnr_db` and `ssim`, to the last digit but three.
+    Source: XPixelGroup/BasicSR, basicsr/metrics/psnr_ssim.py.
+    """
+    inside = slice(BASICSR_BORDER_PX, -BASICSR_BORDER_PX)
+    return rgb[inside, inside]
+
+
+def ct2_truth(truth: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The truth after CT2's way to Lab and back, which rounds down: up to one level darker.
+
+    Source: shuchenweng/CT2, segm/metrics.py, rgb_to_lab and lab_to_rgb.
+    """
+    back = lab2rgb(rgb2lab(truth).astype(np.float32))
+    return (PEAK * np.clip(back, 0, 1)).astype(np.uint8)
+
+
+def ssim_ct2(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Structural similarity as CT2 computes it: another window, and a data range of 225.
+
+    Uniform window of 7 px and sample covariance, which were scikit-image's defaults. The smaller
+    range makes both constants of the formula smaller, and nearly every figure lower than `ssim`.
+
+    Raises: ValueError: a side is shorter than 7 px.
+    Source: shuchenweng/CT2, segm/metrics.py, avg_ssim_psnr.
+    """
+    return float(structural_similarity(pred, truth, data_range=CT2_RANGE, channel_axis=-1))
 
 
 def ciede2000(pred: UInt8[np.ndarray, "H W 3"], truth: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -121,3 +157,13 @@ def colorfulness_ratio(coloured: Sequence[float], truth: Sequence[float]) -> flo
     """
     of_truth = float(np.mean(truth))
     return float(np.mean(coloured)) / of_truth if of_truth > 0.0 else float("nan")
+
+
+def colorfulness_difference(coloured: Sequence[float], truth: Sequence[float]) -> float:
+    """How far the mean colourfulness of a data set is from the truth's.
+
+    Of `colorfulness_absolute` it is the delta CF of CT2's and DDColor's tables.
+    0 even if every photo is wrong, some too grey and some too colourful; the mean over photos of
+    the absolute difference, the gap, is not.
+    """
+    return abs(float(np.mean(coloured)) - float(np.mean(truth)))

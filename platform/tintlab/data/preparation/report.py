@@ -19,7 +19,7 @@ from tintlab.data.preparation.account import QUARANTINED, Outcome, PrepareReport
 from tintlab.data.shard_format.split import SPLITS
 from tintlab.data.shards import Shards
 from tintlab.data.storage import written
-from tintlab.html_page import bars, page, text
+from tintlab.html_page import bars, figure, page, text
 
 FORMAT, VERSION = "tintlab-prepare-report", 1
 
@@ -139,7 +139,5 @@ def _notes(report: PrepareReport) -> str:
 
 def _figures(shards: Shards, photos: Sequence[tuple[str, int]]) -> str:
     return "".join(
-        f'<figure><img src="{data_uri(image)}" alt=""><figcaption>{text(name)}</figcaption>'
-        "</figure>"
-        for name, image in thumbnails(shards, photos)
+        figure(data_uri(image), text(name)) for name, image in thumbnails(shards, photos)
     )
