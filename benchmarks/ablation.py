@@ -20,7 +20,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import optuna
 import pyarrow.parquet as pq
 from packaged_tiles import interval, photographs
 from side_by_side import report, show
@@ -34,6 +33,7 @@ from tintlab.evaluation.evaluate import PER_IMAGE_FILE, paint
 from tintlab.evaluation.picture import save_png, strip, write_whole
 from tintlab.model.artifact import load_model
 from tintlab.serving.showcase import ENLARGED
+from tintlab.sweep.opening import stored_record
 from tintlab.sweep.space import VARIANT
 from tintlab.tracking.evaluations import evaluate_model
 from tintlab.tracking.models import find_model
@@ -60,14 +60,10 @@ class Trial:
 
 def finished(place: Workspace, sweep: str) -> dict[str, dict[int, str]]:
     """Variant -> seed -> run id of the complete trials of a sweep."""
-    try:
-        study = optuna.load_study(study_name=sweep, storage=place.study_url)
-    except KeyError:
-        raise ConfigError(f"no sweep {sweep!r} in {place.root}; tintlab sweep makes one") from None
     runs: dict[str, dict[int, str]] = {}
-    for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        values = trial.user_attrs["values"]
-        runs.setdefault(values[VARIANT], {})[values[SEED]] = trial.user_attrs["run_id"]
+    for trial in stored_record(place, sweep).trials:
+        for run in trial.complete if trial.state == "complete" else ():
+            runs.setdefault(trial.values[VARIANT], {})[run.seed] = run.run_id or ""
     if FIRST not in runs:
         raise ConfigError(f"sweep {sweep!r} has no finished trial of {FIRST!r} to compare with")
     seeds = set(runs[FIRST])

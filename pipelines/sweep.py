@@ -1,57 +1,60 @@
 """sweep: a question (search space) -> ranked trials."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tyro.conf import Positional
 
 from tintlab.command import ExperimentCommand, base_experiment
 from tintlab.config import ExperimentConfig
-from tintlab.console import ProgressLine, Result
+from tintlab.console import Result, option
+from tintlab.settings import SweepConfig
 
 
 @dataclass(frozen=True)
 class Command(ExperimentCommand):
     """Run the trials of a search space; the same command continues what was interrupted."""
 
-    space: Positional[str]
+    space: Positional[str] = ""
     """Name of a file in search_spaces/, or the path of one."""
+    resume: str | None = None
+    """Continue the sweep of this name; all that it needs is in its record."""
+    accept_changes: bool = False
+    """Continue although space, settings, photos or code changed; the report says so."""
     num_trials: int | None = None
     """Trials in all; default the space's own number."""
     trials_at_once: int = 2
     """Trials that train at the same time, one core or GPU share each."""
     seed: int = 0
     """Seed of the search itself."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
-def defaults(argv: Sequence[str]) -> Command:
-    """What options not given mean: the space's fixed values."""
-    from tintlab.sweep.question import load_space
+def defaults(argv: list[str]) -> Command:
+    """What options not given mean: the space's fixed values, or what a sweep was started with."""
+    from tintlab.sweep import opening, question
 
+    if option(argv, "--resume"):
+        return Command(**opening.resumed(argv))
     name = next((word for word in argv[:1] if word[0] != "-"), "")
-    fixed = load_space(name).space.base() if name else ExperimentConfig()
+    fixed = question.load_space(name).space.base() if name else ExperimentConfig()
     return Command(space=name, experiment=base_experiment(argv, fixed))
 
 
 def main(command: Command) -> Result:
-    """Run the sweep; exit 4 if some trials failed."""
-    from tintlab.sweep.plan import plan
-    from tintlab.sweep.question import load_space
-    from tintlab.sweep.report import result_of
+    """Run the sweep; exit 4 if some trials failed, 8 if a budget ended it."""
+    from tintlab.sweep import opening, plan
 
-    question = load_space(command.space)
-    question.check(command.experiment)
-    trials, at_once = question.space.trials(command.num_trials), command.trials_at_once
+    request, place = opening.request_of(command), command.place
     if command.dry_run:
-        return plan(question, command.experiment, trials, at_once, command.shards_uri)
-    from tintlab.cluster import connect
-    from tintlab.sweep.run import SweepRequest, run_sweep
+        return plan.plan(*request.planned)
+    from tintlab.sweep.live import LiveSweep
 
-    name = command.name or question.name
-    request = SweepRequest(question, command.experiment, name, trials, at_once, command.seed)
-    with connect(command.place), ProgressLine() as line:
-        return result_of(run_sweep(request, command.place, command.shards_uri, line.show), question)
+    with opening.opened(request, place) as sweep, LiveSweep() as live:
+        from tintlab.sweep import run, summary
+
+        found, page = run.run_sweep(sweep, place, live.show, live.notice)
+    return summary.result_of(found, page, place)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ class Interruptible:
         finally:
             self._over.set()
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self._over.is_set()
+
     def wait(self, interrupted: Callable[[], bool], grace_s: float) -> None:
         """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait.
 

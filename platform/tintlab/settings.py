@@ -269,3 +269,21 @@ class EvaluationConfig(Settings):
     """Trunk of the LPIPS that is measured where its weights are on this machine; none: never."""
     lpips_weights: str = ""
     """File of that trunk's weights from torchvision; empty: the torch hub cache, if it is there."""
+
+
+class SweepConfig(Settings):
+    """Where a sweep is recorded, and what ends it before all of its trials are done."""
+
+    storage: str = ""
+    """Database URL of the record, such as postgresql://host/sweeps; empty: SQLite in the
+    workspace."""
+    hours: float | None = Field(None, gt=0.0)
+    """Hours that the sweep may take, all its starts together; what trains then is kept."""
+    gpu_hours: float | None = Field(None, gt=0.0)
+    """Hours of GPUs that its runs may take together."""
+    target: float | None = None
+    """End when a finished configuration's score is as good as this."""
+    patience_trials: int | None = Field(None, ge=1)
+    """End when so many configurations in a row brought no better one."""
+    failed_share: float = Field(0.5, gt=0.0, le=1.0)
+    """End when more than this share of the planned configurations has failed."""

@@ -83,6 +83,11 @@ def ran(workspace: Path, shards: str, *options: str) -> Ended:
 
 def workers(driver: int) -> list[int]:
     """Process ids of the Ray Train workers that a driver's own Ray has started."""
+    return descendants(driver, "RayTrainWorker")
+
+
+def descendants(driver: int, named: str) -> list[int]:
+    """Process ids of what a driver and its Ray have started under such a name."""
     parents, names = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -100,7 +105,7 @@ def workers(driver: int) -> list[int]:
             pid = parents.get(pid, 0)
         return False
 
-    return [pid for pid, name in names.items() if "RayTrainWorker" in name and of_driver(pid)]
+    return [pid for pid, name in names.items() if named in name and of_driver(pid)]
 
 
 def wait_until(what: Callable[[], bool], timeout_s: float = 120) -> None:

@@ -19,8 +19,8 @@ from tintlab.config import ExperimentConfig
 from tintlab.data.shards import open_shards
 from tintlab.settings import TrainingConfig
 from tintlab.sweep.question import Question
-from tintlab.sweep.run import ASHA_REDUCTION, rung_steps
 from tintlab.sweep.space import VARIANT, SearchSpace, When, outermost
+from tintlab.sweep.stopping import ASHA_REDUCTION, rung_steps
 from tintlab.training import probe
 
 COSTLY = ("model.", "bins.", "data.", "training.", "evaluation.", "loss.perceptual")

@@ -1,355 +1,237 @@
-"""A sweep through Ray Tune: the ledger asks, Tune schedules, each trial trains in its own process.
-
-One-worker trials train inside the Tune trial's process and the processes are reused: on two cores
-that costs about one second per trial, against about 25 for a TorchTrainer inside every trial.
-"""
+"""A sweep through Ray Tune: the ledger asks, Tune schedules, each run trains in its own process."""
 
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tintlab.cluster import storage_of
-from tintlab.config import ExperimentConfig, Workspace
-from tintlab.data.shards import open_shards
+from tintlab.cluster import TRIAL_SLOT, connect, storage_of
+from tintlab.config import Workspace
 from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.interrupts import Interruptible
 from tintlab.settings import TrainingConfig
-from tintlab.sweep.ledger import Ledger, TrialRecord
-from tintlab.sweep.question import Question
-from tintlab.sweep.report import live_line
-from tintlab.sweep.space import VARIANT, SearchSpace
-from tintlab.tracking.reading import run_of
-from tintlab.tracking.runs import Status, open_run, set_final_status
-from tintlab.tracking.store import first_line
-from tintlab.tracking.sync import sync
-from tintlab.training.failures import failure_class
-from tintlab.training.loop import Report
+from tintlab.sweep.conclusion import conclude, settle
+from tintlab.sweep.ledger import Ledger
+from tintlab.sweep.opening import OpenSweep
+from tintlab.sweep.records import SweepRecord
+from tintlab.sweep.search import LedgerScheduler, LedgerSearch
+from tintlab.sweep.trial import SweepBoard, trial
+from tintlab.tracking.runs import open_run
 from tintlab.training.perceptual import require_trunk
-from tintlab.training.request import RunRequest
-from tintlab.training.tracked import train_tracked
+from tintlab.training.resources import wait_for_room
 
-STOP_GRACE_S = 120
-"""How long a reused process may take to end a stopped trial: it closes its run first."""
+REUSE_GRACE_S = 120
+"""How long a reused process may take to end a stopped run: it closes its MLflow run first."""
 
-FLUSH_TIMEOUT_S = 10.0
-"""How long a trial's end waits for the tracking store; the end of the sweep sends the rest."""
+STOP_GRACE_S = 8.0
+"""How long the first Ctrl-C waits for the steps that are being made and their checkpoints."""
 
-ASHA_REDUCTION = 3
-"""One trial in three goes on past a rung (Li et al. 2020, ASHA, uses 4; sweeps here are small)."""
+LOOK_EVERY_S = 1.0
+"""How often the budget is looked at, and the table is drawn anew."""
 
-RETRIES = 2
-"""How often a trial goes on from its checkpoint that failed for reasons outside of it."""
+KEEP_EVERY_S = 5.0
+"""How often the time is written down."""
 
-FAILURE = "failure"
-"""What a trial reports, last, that would fail again however often it is tried."""
-
-MLFLOW_STATUS: dict[str, Status] = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """What to run: a question under a name, on a base experiment, with a budget."""
-
-    question: Question
-    base: ExperimentConfig
-    name: str
-    num_trials: int
-    trials_at_once: int = 2
-    seed: int = 0
+PARENT_TIMEOUT_S = 1.0
+"""How long the end of a sweep that was interrupted waits for the tracking store."""
 
 
 def run_sweep(
-    request: SweepRequest,
+    sweep: OpenSweep,
     workspace: Workspace,
-    shards_uri: str,
-    show: Callable[[str], None] = lambda line: None,
-) -> Ledger:
-    """Run what is missing of a sweep, or continue it; needs a connected Ray.
+    show: Callable[[SweepRecord], None] = lambda record: None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> tuple[SweepRecord, Path | None]:
+    """Run what is missing of a sweep, until it is complete or a budget ends it.
 
-    Args: show: called with a line of progress after every report.
-    Raises: ConfigError: the space cannot run, or the name belongs to another space.
-        EnvironmentFault: the cluster cannot hold one trial.
+    Ctrl-C and SIGTERM let the steps that are being made end and be kept; a second one does not
+    wait. Either way the sweep can be continued.
+
+    Args: show: called with the sweep as it is, at most once a second; notice: with what a person
+        should know.
+    Returns: the sweep, and the page of its report, if that is a file.
+    Raises: ConfigError: no trial can succeed. EnvironmentFault: the cluster cannot hold one run, or
+        has no room for too long. KeyboardInterrupt: it was stopped.
     """
-    space = request.question.space
-    request.question.check(request.base)
-    for point in space.first_points() or [{}]:  # before trials of which each could only fail
-        require_trunk(space.experiment(request.base, point).loss)
-    if request.base.training.workers != 1:
-        raise ConfigError("a sweep's trials train on one worker; leave training.workers at 1")
-    manifest = open_shards(shards_uri).manifest
-    if workspace.is_local:
-        Path(workspace.root).mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(
-        workspace.study_url, request.name, space, request.base, request.seed, manifest.fingerprint
-    )
-    ledger.close_halfway()
-    identity = f"sweep/{request.name}"
+    ledger, started = sweep.ledger, sweep.ledger.started
+    space = started.question.space
+    for point in space.first_points() or [{}]:  # before runs of which each could only fail
+        require_trunk(space.experiment(started.base, point).loss)
+    identity = f"sweep/{ledger.name}"
     parent = open_run(
         workspace,
-        experiment=request.question.name,
-        name=request.name,
+        experiment=started.question.name,
+        name=ledger.name,
         identity=identity,
-        tags={"question": request.question.text},
+        tags={"question": started.question.text},
     )
-    parent.log_dataset(manifest.fingerprint, shards_uri, manifest.counts)
-    parent.log_params({"metric": space.metric, "mode": space.mode, "seed": request.seed})
-    search = LedgerSearch(ledger, request, workspace, identity, show)
+    counts = {"trials": started.num_trials, "replicates": space.replicates}
+    parent.log_dataset(started.data_fingerprint, started.shards_uri, counts)
+    parent.log_params({"metric": space.metric, "mode": space.mode, "seed": started.seed})
+    payload = {
+        "workspace": workspace.root,
+        "parent": identity,
+        "experiment": started.question.name,
+        "sweep": ledger.name,
+    }
+    search = LedgerSearch(ledger, payload)
     try:
-        if search.remaining:
-            _tune(search, request, workspace, shards_uri)
+        with _driving(sweep, search, show):
+            ended = _run_what_is_missing(search, ledger, workspace, notice)
+        ledger.conclude(ended)
+        try:
+            settle(workspace, ledger, parent.run_id)
+        except EnvironmentFault as error:
+            notice(f"{error}; tintlab track sync sends what is missing")
+        return ledger.record(), conclude(parent, ledger.record(), workspace, notice)
     except BaseException:  # the same command goes on with the same parent run
-        parent.close("KILLED")
+        parent.close("KILLED", PARENT_TIMEOUT_S)
         raise
-    try:
-        _settle_runs(workspace, ledger, request.question.name)
-    except EnvironmentFault as error:
-        show(f"{error}; tintlab track sync sends what is missing")
-    best = ledger.ranked()[0]
-    if best.score is not None:
-        parent.log_metrics({f"best/{space.metric.removeprefix('val/')}": best.score}, 0)
-        parent.set_tags({"best_run_id": best.run_id or "", "best_trial": str(best.number)})
-    parent.close("FINISHED")
-    return ledger
 
 
-def _settle_runs(workspace: Workspace, ledger: Ledger, experiment: str) -> None:
-    """See to it that every trial's run is whole and has the status that the ledger knows.
+@contextmanager
+def _driving(
+    sweep: OpenSweep, search: LedgerSearch, show: Callable[[SweepRecord], None]
+) -> Iterator[None]:
+    """Every second inside the block: keep the time, look at the budget, show how it goes.
 
-    What a trial's process left unsent is sent once it is gone: Tune does not wait for the process
-    of the last trial it stops, which may still be sending.
-
-    Raises: EnvironmentFault: the store does not answer, or is too slow for all of it.
+    Raises: ConflictError: another process has taken the sweep over.
     """
-    deadline_s = time.monotonic() + STOP_GRACE_S
-    for record in ledger.records():
-        while sync(workspace, [record.identity]).still_open and time.monotonic() < deadline_s:
-            time.sleep(0.2)
-        run_id = record.run_id or run_of(workspace, experiment, record.identity)
-        if run_id and not record.run_id:
-            ledger.found_run(record.number, run_id)
-        if run_id and record.state in MLFLOW_STATUS:
-            set_final_status(workspace, run_id, MLFLOW_STATUS[record.state])
-        if time.monotonic() > deadline_s:
-            raise EnvironmentFault(f"the tracking store {workspace.tracking_uri} is slow")
+    began_s, beat, over = time.monotonic(), sweep.ledger.drive(), Event()
+
+    def look() -> None:
+        kept_s = 0.0
+        while not over.wait(LOOK_EVERY_S):
+            now_s = time.monotonic() - began_s
+            sweep.ledger.passed(now_s)
+            try:
+                if now_s - kept_s >= KEEP_EVERY_S:
+                    beat(now_s)
+                    kept_s = now_s
+                if sweep.owner:
+                    sweep.owner.beat()
+                search.look()
+            except BaseException:  # nothing may be written any longer
+                search.stop()
+                raise
+            show(sweep.ledger.record())
+
+    watch = Interruptible(look)
+    try:
+        yield
+    finally:
+        over.set()
+        watch.wait(lambda: False, 0.0)
+        beat(time.monotonic() - began_s)
+    show(sweep.ledger.record())
 
 
-class LedgerSearch(Searcher):
-    """Tune's view of the ledger: what to run next, and where to write what happened."""
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        request: SweepRequest,
-        workspace: Workspace,
-        parent: str,
-        show: Callable[[str], None],
-    ) -> None:
-        space = request.question.space
-        super().__init__(metric=space.metric, mode=space.mode)
-        self._ledger, self._request, self._show = ledger, request, show
-        self._payload = {
-            "workspace": workspace.root,
-            "parent": parent,
-            "rungs": rung_steps(request.base.training),
-        }
-        self._interrupted = ledger.unfinished()
-        self._missing = request.num_trials - len(ledger.records())
-        self._numbers: dict[str, int] = {}
-        self.remaining = len(self._interrupted) + max(0, self._missing)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial: an interrupted one if there is any, else a new one."""
-        if self._interrupted:
-            record = self._interrupted.pop(0)
-        elif self._missing > 0:
-            self._missing -= 1
-            record = self._ledger.ask()
-        else:
-            return Searcher.FINISHED
-        self._numbers[trial_id] = record.number
-        self._ledger.begin(record.number)
-        config = self._experiment(record)
-        return {
-            **self._payload,
-            "number": record.number,
-            "experiment": self._request.question.name,
-            "sweep": self._request.name,
-            "identity": record.identity,
-            "variant": record.values.get(VARIANT),
-            "config": config.model_dump(),
-        }
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record a report."""
-        self._record(trial_id, result)
-        self._say()
-
-    def _say(self) -> None:
-        self._show(live_line(self._ledger.ranked(), self._request.num_trials))
-
-    def _record(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self.metric in result:
-            metrics = {name: result[name] for name in result["reported"]}
-            number = self._numbers[trial_id]
-            self._ledger.report(number, result["step"], metrics, result["run_id"])
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Record the end: complete, stopped early, or failed."""
-        number = self._numbers[trial_id]
-        if result and not error:  # Tune passes the result that stops a trial here only
-            self._record(trial_id, result)
-        if error or result is None:
-            reason = f"infrastructure, {RETRIES + 1} times; see its MLflow run"
-            self._ledger.finish(number, "failed", reason)
-        elif FAILURE in result:
-            self._ledger.finish(number, "failed", result[FAILURE])
-        elif self.metric not in result:
-            self._ledger.finish(number, "failed", f"the metric {self.metric} was never reported")
-        elif result["step"] < self._experiment(self._recorded(number)).training.steps:
-            self._ledger.finish(number, "stopped")
-        else:
-            self._ledger.finish(number, "complete")
-        self._say()
-
-    def _recorded(self, number: int) -> TrialRecord:
-        return next(record for record in self._ledger.records() if record.number == number)
-
-    def _experiment(self, record: TrialRecord) -> ExperimentConfig:
-        return self._request.question.space.experiment(self._request.base, record.values)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the record."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the record."""
+def _run_what_is_missing(
+    search: LedgerSearch, ledger: Ledger, workspace: Workspace, notice: Callable[[str], None]
+) -> str:
+    """Why it ended."""
+    search.look()
+    if not search.is_done and not search.ended:
+        ledger.conclude(None)
+        with connect(workspace):
+            _tune(search, ledger, workspace, notice)
+    if search.hopeless:
+        raise ConfigError(f"no trial of sweep {ledger.name!r} can succeed: {search.hopeless}")
+    return search.ended or f"all {ledger.started.num_trials} trials have ended"
 
 
 def _tune(
-    search: LedgerSearch, request: SweepRequest, workspace: Workspace, shards_uri: str
+    search: LedgerSearch,
+    ledger: Ledger,
+    workspace: Workspace,
+    notice: Callable[[str], None],
 ) -> None:
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(STOP_GRACE_S)
+    training, at_once = ledger.started.base.training, ledger.started.trials_at_once
+    require_nodes(training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    wait_for_room(training, notice)
+    _settings_of_tune()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(SweepBoard).options(num_cpus=0, scheduling_strategy=here).remote()
+    search.stops(board.ask_to_stop.remote, board.stop_run.remote)
+    # Tune writes a run's configuration into its snapshots, and a URI may hold a password.
+    uri = ledger.started.shards_uri
+    in_memory = tune.with_parameters(trial, shards_uri=uri, board=board)
+    tuner = tune.Tuner(
+        tune.with_resources(in_memory, resources_of(training, at_once)),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=LedgerScheduler(search),
+            num_samples=-1,  # until the search says that it is finished
+            max_concurrent_trials=fitting(training, at_once),
+            reuse_actors=training.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name=ledger.name,
+            verbose=0,
+            callbacks=[],
+            failure_config=tune.FailureConfig(max_failures=0),  # the ledger counts attempts
+            **storage_of(workspace),
+        ),
+    )
+    running = Interruptible(tuner.fit)
+
+    def ask_to_stop() -> bool:
+        notice("stopping after the steps that are being made; once more stops at once")
+        search.stop()
+        return True
+
+    running.wait(ask_to_stop, STOP_GRACE_S)
+    if running.interrupt:
+        raise running.interrupt
+
+
+def _settings_of_tune() -> None:
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(REUSE_GRACE_S)
     # Ray's own snapshots are never read back; every five minutes is rarely enough not to matter.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "300")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, 130
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints to stdout even at 0
-    # A trial that failed for good reports why, and no metric.
+    # A run that failed for good reports why, and no metric.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-    training = request.base.training
-    gpus = training.gpus_per_worker
-    have = ray.cluster_resources()
-    resources = {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": _cpus(request.trials_at_once)}
-    for kind, each in resources.items():
-        if have.get(kind, 0.0) < each:
-            raise EnvironmentFault(
-                f"one trial needs {each:g} {kind}, the cluster has {have.get(kind, 0.0):g}; "
-                "lower training.gpus_per_worker or use a larger cluster"
-            )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    # Tune writes a trial's configuration into its snapshots, and a URI may hold a password.
-    in_memory = tune.with_parameters(trial, shards_uri=shards_uri)
-    tuner = tune.Tuner(
-        tune.with_resources(in_memory, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=scheduler_of(request.question.space, training),
-            num_samples=search.remaining,
-            max_concurrent_trials=request.trials_at_once,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=request.name,
-            verbose=0,
-            callbacks=[],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            **storage_of(workspace),
-        ),
-    )
-    tuner.fit()
 
 
-def rung_steps(training: TrainingConfig) -> list[int]:
-    """The steps at which ASHA compares trials, all of which every trial reports.
-
-    No rung at the last step: a trial that got there is complete, with a model.
-    """
-    steps, step = [], training.eval_every_steps
-    while step < training.steps:
-        steps.append(step)
-        step *= ASHA_REDUCTION
-    return steps
+def require_nodes(training: TrainingConfig, nodes: list[dict[str, float]]) -> None:
+    """Raises: EnvironmentFault: no node has the GPUs of one worker, however long one waits."""
+    most = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    if training.gpus_per_worker > most:
+        raise EnvironmentFault(
+            f"training.gpus_per_worker={training.gpus_per_worker:g}, but no node has more than "
+            f"{most:g} GPU; lower it, or set it to 0 to train on CPUs, or use a larger cluster"
+        )
 
 
-def scheduler_of(space: SearchSpace, training: TrainingConfig) -> TrialScheduler:
-    """What stops trials that are behind: ASHA, if the space wants it and there is a rung."""
-    if space.stopping == "none" or not rung_steps(training):
-        return FIFOScheduler()
-    return AsyncHyperBandScheduler(
-        time_attr="rung",
-        metric=space.metric,
-        mode=space.mode,
-        max_t=training.steps - 1,
-        grace_period=training.eval_every_steps,
-        reduction_factor=ASHA_REDUCTION,
-        stop_last_trials=False,
-    )
+def resources_of(training: TrainingConfig, at_once: int) -> dict[str, float]:
+    """What Tune keeps for one run; one of several workers needs a process on the head node only,
+    and its workers are Ray Train's."""
+    if training.workers > 1:
+        return {TRIAL_SLOT: 1.0}
+    gpus = training.gpus_per_worker
+    return {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": _cpus(at_once)}
 
 
-def result_of(report: Report, run_id: str, rungs: list[int]) -> dict[str, Any]:
-    """A report as Tune carries it; it says `rung` only where trials are to be compared.
-
-    ASHA would enter a later step into the rung it passed, and with it a trial that looks in between
-    (at cycle ends) or goes on from there after an interruption: more steps than the others had.
-    """
-    rung = {"rung": report.step} if report.step in rungs else {}
-    own = {"step": report.step, "run_id": run_id, "reported": list(report.metrics)}
-    return {**report.metrics, **own, **rung}
+def fitting(training: TrainingConfig, at_once: int) -> int:
+    """How many runs are started together: as many as asked for, and as the cluster can hold; with
+    several workers each, one more would only wait for the others, and then give up."""
+    kind, each = ("GPU", training.gpus_per_worker) if training.gpus_per_worker else ("CPU", 1.0)
+    have = ray.cluster_resources().get(kind, 0.0)
+    return max(1, min(at_once, int(have / ((training.min_workers or training.workers) * each))))
 
 
 def _cpus(trials_at_once: int) -> float:
     """CPUs of a trial that has no GPU: the cluster's shared out, and no more than a node has."""
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     return float(max(1, min(max(nodes), sum(nodes) // trials_at_once)))
-
-
-def trial(payload: dict[str, Any], shards_uri: str) -> None:
-    """One trial, in a Tune trial's process; raises what another try may get past."""
-    import torch
-
-    torch.set_num_threads(int(tune.get_context().get_trial_resources().required_resources["CPU"]))
-    number = payload["number"]
-
-    tags = {"sweep_id": payload["sweep"], "trial_id": str(number)}
-    if payload["variant"]:
-        tags["variant"] = payload["variant"]
-
-    def on_report(report: Report, run_id: str) -> None:
-        tune.report(result_of(report, run_id, payload["rungs"]))
-
-    request = RunRequest(
-        experiment=payload["experiment"],
-        name=f"{payload['sweep']}-{number:03d}",
-        identity=payload["identity"],
-        parent=payload["parent"],
-        tags=tags,
-        flush_timeout_s=FLUSH_TIMEOUT_S,
-    )
-    config = ExperimentConfig.model_validate(payload["config"])
-    workspace = Workspace(root=payload["workspace"])
-    try:
-        train_tracked(config, workspace, shards_uri, request, on_report=on_report)
-    except Exception as error:
-        kind = failure_class(error)
-        if kind == "infrastructure":
-            raise
-        tune.report({FAILURE: f"{kind.replace('_', ' ')}: {first_line(error)}"})

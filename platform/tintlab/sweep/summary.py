@@ -6,7 +6,7 @@ from typing import Any
 
 from tintlab.config import Workspace
 from tintlab.console import Result, table
-from tintlab.errors import TintlabError
+from tintlab.errors import BudgetReached, TintlabError
 from tintlab.sweep.answer import answer, pareto_front, score_interval, shown
 from tintlab.sweep.commands import again, next_commands
 from tintlab.sweep.failures import failures
@@ -21,12 +21,18 @@ ROWS = 40
 def result_of(
     record: SweepRecord, report: Path | None, workspace: Workspace | None = None
 ) -> Result:
-    """What a sweep found; exit code 4 if some of its trials failed.
+    """What a sweep found; exit code 8 if a budget ended it before its last trial, else 4 if some of
+    its trials failed.
 
     Args: report: where the page is. workspace: where the sweep is kept, for the commands.
-    Raises: TintlabError: no trial was trained to the end, and none is left to train.
+    Raises: BudgetReached: it ended the sweep before any trial was trained to the end.
+        TintlabError: none was, and none is left to train.
     """
     best = record.best
+    over = sum(trial.state != "running" for trial in record.trials)
+    ended_early = record.ended is not None and over < record.num_trials
+    if best is None and ended_early:
+        raise BudgetReached(f"{record.ended}, and no trial of sweep {record.name!r} completed")
     if best is None and record.ended is not None:
         reason = next((trial.reason for trial in record.trials if trial.reason), record.ended)
         raise TintlabError(f"no trial of sweep {record.name!r} completed: {reason}")
@@ -41,9 +47,12 @@ def result_of(
         "best": _plain(record, best) if best else None,
         "trials": [_plain(record, trial) for trial in record.ranked],
         "ended": record.ended,
+        "overrides": list(record.overrides),
         "report": str(report) if report else None,
     }
     parts = [f"{record.question}\n{answer(record)}", ranking(record), *_failed(record)]
+    if ended_early:
+        parts.append(f"ended: {record.ended}")
     if report:
         parts.append(f"report: {report}")
     commands = [
@@ -55,7 +64,8 @@ def result_of(
         commands += [f"train it once more:\n    {rerun}"] if rerun else []
     parts.append("\n".join(commands))
     failed = any(trial.state == "failed" for trial in record.trials)
-    return Result(data, "\n\n".join(filter(None, parts)), exit_code=4 if failed else 0)
+    code = 8 if ended_early else 4 if failed else 0
+    return Result(data, "\n\n".join(filter(None, parts)), exit_code=code)
 
 
 def ranking(record: SweepRecord) -> str:
@@ -110,6 +120,7 @@ def _plain(record: SweepRecord, trial: TrialRecord) -> dict[str, Any]:
         "step": trial.step,
         "seconds": trial.seconds,
         "metrics": {name: trial.mean(name) for name in sorted(run.metrics)} if run else {},
+        "attempts": sum(one.attempts for one in trial.runs),
         "reason": trial.reason,
         "runs": [asdict(one) for one in trial.runs],
     }

@@ -33,6 +33,13 @@ def source_tags() -> dict[str, str]:
 
 
 @cache
+def revision() -> str:
+    """The code's git revision, with `+` if files were changed; empty outside a work tree."""
+    found = (_git("rev-parse", "HEAD") or "").strip()
+    return f"{found}+" if found and uncommitted_diff() else found
+
+
+@cache
 def environment() -> str:
     """The interpreter and every installed distribution, as `pip freeze` writes them."""
     names = {

@@ -42,6 +42,10 @@ class Seen:
     """What no further attempt will change."""
 
 
+Reported = tuple[int, dict[str, float], str]
+"""A report as others than the tracking store get it: step, metrics, and the run's id."""
+
+
 class Board:
     """The actor."""
 
@@ -52,6 +56,7 @@ class Board:
         self._failure: TintlabError | None = None
         self._attempts = 0
         self._notices: tuple[str, ...] = ()
+        self._reports: list[Reported] = []
 
     def begin(self, first: bool) -> TintlabError | None:
         """A worker starts; what ended the attempt before, if that is final.
@@ -70,6 +75,14 @@ class Board:
     def tell(self, text: str) -> None:
         """Keep what a person should know."""
         self._notices += (text,)
+
+    def report(self, reported: Reported) -> None:
+        """Keep what a validation found; after a restart the newest is reported once more."""
+        self._reports.append(reported)
+
+    def reports(self, after: int) -> list[Reported]:
+        """What was reported after the first so many."""
+        return self._reports[after:]
 
     def read(self) -> Seen:
         """What is on it."""
@@ -123,6 +136,11 @@ class BoardLink:
             self._wrote_s = now_s
             self._board.write.remote(progress)
 
+    def report(self, reported: Reported) -> None:
+        """Tell the driver what a validation found."""
+        if self._first:
+            self._board.report.remote(reported)
+
     def tell(self, text: str) -> None:
         """Let the driver say something to whoever started the training."""
         import ray
@@ -162,9 +180,16 @@ def watch(
     show: Callable[[Progress], None],
     notice: Callable[[str], None],
     done: Event,
+    report: Callable[[int, dict[str, float], str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Tell what is on the board as it comes, until `done`; for a thread of the driver."""
+    """Tell what is on the board as it comes, until `done`; for a thread of the driver.
+
+    Args: report: called with every report; stop: asked whether the workers are to stop.
+    """
     import ray
+
+    reported = 0
 
     called_s = time.time()
     shown = Seen(None, 1, 0.0, 0.0)
@@ -173,6 +198,9 @@ def watch(
         ended = done.wait(WATCH_EVERY_S)  # and look once more
         try:
             seen: Seen = ray.get(board.read.remote(), timeout=5)
+            new = ray.get(board.reports.remote(reported), timeout=5) if report else []
+            if stop and stop():
+                board.ask_to_stop.remote()
         except (ray.exceptions.RayError, TimeoutError):
             continue
         if seen.first_step_s and not shown.first_step_s:
@@ -189,6 +217,10 @@ def watch(
                 f"workers died, hung or changed in number {where}; going on from the newest "
                 f"checkpoint (restart {seen.attempts - 1})"
             )
+        for each in new:
+            reported += 1
+            if report:
+                report(*each)
         for text in seen.notices[len(shown.notices) :]:
             notice(text)
         if seen.latest and seen.latest != shown.latest:

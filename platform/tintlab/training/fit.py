@@ -55,13 +55,17 @@ def fit(
     request: RunRequest,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    on_report: Callable[[int, dict[str, float], str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train on `config.training.workers` Ray workers; needs a connected Ray.
 
     Ctrl-C and SIGTERM let the step that is being made end and be kept; a second one does not wait.
 
     Args: on_notice: called with a line when workers are started again or asked to stop, and with
-        what they have to say, such as that a checkpoint is damaged.
+        what they have to say, such as that a checkpoint is damaged. on_report: called in a thread
+        with step, metrics and run id of every validation. stop: asked every second; the training
+        then ends with TrainingStopped, after the step that is being made.
     Raises: EnvironmentFault: the cluster has not got the resources. TintlabError: the training
         itself failed, with its own message. KeyboardInterrupt: it was stopped.
     """
@@ -89,7 +93,8 @@ def fit(
             on_progress(progress)
 
     done = Event()
-    watcher = Thread(target=watch, args=(board, shown, notice, done), daemon=True)
+    told = (board, shown, notice, done, on_report, stop)
+    watcher = Thread(target=watch, args=told, daemon=True)
     watcher.start()
     training = Interruptible(lambda: _fitted(payload, config.training, workspace, request))
     try:

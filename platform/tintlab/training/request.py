@@ -4,6 +4,23 @@ should start at once."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+MAY_CHANGE = frozenset(
+    {
+        "data.loader_threads",
+        *(
+            f"training.{key}"
+            for key in (
+                *("keep_last", "keep_best", "hang_timeout_s", "max_restarts"),
+                *("workers", "min_workers", "gpus_per_worker", "parallelism", "compile"),
+                *("accumulation", "loss_chunks", "activation_checkpointing", "channels_last"),
+                "skip_non_finite_steps",
+            )
+        ),
+    }
+)
+"""Settings that a run may go on with other values of: how and where it is computed, not what is
+learned. A run that ran out of memory, or moves to another machine, needs it."""
+
 
 @dataclass(frozen=True)
 class RunRequest:

@@ -25,7 +25,7 @@ from tintlab.training.failures import TrainingStopped
 from tintlab.training.loop import Report, train
 from tintlab.training.perceptual import require_trunk
 from tintlab.training.progress import Progress
-from tintlab.training.request import Outcome, RunRequest
+from tintlab.training.request import MAY_CHANGE, Outcome, RunRequest
 from tintlab.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -41,23 +41,6 @@ EXPERIMENT = "experiment.json"
 
 OUTCOME = "outcome.json"
 """Written when everything else is: a training that has it is not run again."""
-
-MAY_CHANGE = frozenset(
-    {
-        "data.loader_threads",
-        *(
-            f"training.{key}"
-            for key in (
-                *("keep_last", "keep_best", "hang_timeout_s", "max_restarts"),
-                *("workers", "min_workers", "gpus_per_worker", "parallelism", "compile"),
-                *("accumulation", "loss_chunks", "activation_checkpointing", "channels_last"),
-                "skip_non_finite_steps",
-            )
-        ),
-    }
-)
-"""Settings that a run may go on with other values of: how and where it is computed, not what is
-learned. A run that ran out of memory, or moves to another machine, needs it."""
 
 
 @without_secrets()

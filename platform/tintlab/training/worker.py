@@ -41,6 +41,7 @@ def train_worker(payload: dict[str, Any]) -> Outcome | TintlabError:
             link.close()  # what is left, such as telling the tracking store, may take its time
         else:
             link.alive()
+        link.report((report.step, report.metrics, run_id))
         ray.train.report({**report.metrics, "step": report.step, "run_id": run_id})
 
     try:
