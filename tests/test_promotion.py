@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from trained_runs import TEST_PHOTOS, Beginning, trained, write_photos
 
 from pipelines.__main__ import main
@@ -20,7 +22,7 @@ from tintlab.config import Workspace
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, GateRefused, IntegrityError
 from tintlab.evaluation.gate import PromotionPolicy
 from tintlab.model.artifact import load_model, save_model
-from tintlab.tracking import audit
+from tintlab.tracking import audit, store
 from tintlab.tracking.lineage import registered
 from tintlab.tracking.models import find_model
 from tintlab.tracking.moves import moving, rollback
@@ -220,9 +222,13 @@ def test_a_model_that_is_no_number_is_refused(stage: Stage, tmp_path: Path) -> N
     assert run.close("FINISHED", timeout_s=60.0)
     save_model(model, config, tmp_path / "nan")
     connect(stage.workspace).log_artifacts(run.run_id, str(tmp_path / "nan"), "model")
-    with pytest.raises(GateRefused, match=r"finite output: .* got bits_per_dim of 32 of 32 photos"):
-        stage.promote(run.run_id)
-    assert champion(stage.workspace) is None
+    for force in ("", "whatever it takes"):
+        with pytest.raises(
+            GateRefused, match=r"finite output: .* logits are not finite"
+        ) as refused:
+            stage.promote(run.run_id, forced_because=force)
+    assert [rule["passed"] for rule in refused.value.data["rules"]] == [False]
+    assert stage.aliases == {}, "nothing that cannot paint is registered, not even by force"
 
 
 class Killed(BaseException):
@@ -352,31 +358,24 @@ def test_a_champion_that_was_used_is_found_while_the_registry_is_away(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.promote(stage.good)
-    database, hidden = (Path(stage.workspace.root) / name for name in ("mlflow.db", "hidden.db"))
     assert find_model(stage.workspace, "@champion").cached is None
-    silent = "http://127.0.0.1:9"
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        patch.setattr(Workspace, "tracking_uri", silent)
-        with pytest.raises(EnvironmentFault, match=silent):
-            find_model(stage.workspace, "@champion")  # another registry's, never seen
-        with pytest.raises(EnvironmentFault, match=silent):
-            stage.promote(stage.good)
-    database.rename(hidden)
-    database.write_bytes(b"not a database" * 100)
-    try:
-        found = find_model(stage.workspace, "@champion")
-        assert (found.version, found.run_id) == (1, stage.good)
-        assert found.cached is not None
-        assert f"the tracking store sqlite:///{database}" in found.cached
-        assert "using version 1, which @champion was" in found.cached
-        load_model(found.folder)
-        with pytest.raises(EnvironmentFault):
-            find_model(stage.workspace, "@champion", offline_ok=False)
-        with pytest.raises(EnvironmentFault):
-            find_model(stage.workspace, "@previous")
-    finally:
-        hidden.replace(database)
+
+    def silent(_: Workspace) -> MlflowClient:
+        raise MlflowException("Connection refused")
+
+    monkeypatch.setattr(store, "connect", silent)
+    found = find_model(stage.workspace, "@champion")
+    assert (found.version, found.run_id) == (1, stage.good)
+    assert found.cached is not None
+    assert f"{stage.workspace.tracking_uri}: Connection refused" in found.cached
+    assert "using version 1, which @champion was" in found.cached
+    load_model(found.folder)
+    with pytest.raises(EnvironmentFault, match="Connection refused"):
+        find_model(stage.workspace, "@champion", offline_ok=False)
+    with pytest.raises(EnvironmentFault, match="Connection refused"):
+        find_model(stage.workspace, "@previous")
+    with pytest.raises(EnvironmentFault, match="Connection refused"):
+        stage.promote(stage.good)
 
 
 def test_what_cannot_be_promoted_is_said_in_a_line(stage: Stage, tmp_path: Path) -> None:
@@ -409,7 +408,7 @@ def test_mlflow_calls_the_champion_by_its_signature(stage: Stage, tmp_path: Path
         other = model.predict(photos, params={{"seed": 4, "temperature": 0.5}})
         assert same[0].shape == photos.shape and same[0].dtype == np.uint8
         assert (same[0] == same[1]).all() and (same[0] != other).any()
-        assert model.predict(model.input_example).shape == (1, 16, 16, 3)
+        assert model.predict(model.metadata.load_input_example()).shape == (1, 16, 16, 3)
         try:
             model.predict(photos.astype(np.float32))
         except mlflow.exceptions.MlflowException as error:

@@ -1,6 +1,8 @@
 """A workspace with a few tiny trained models in it, which can be taken back to its beginning."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,17 +58,20 @@ class Beginning:
 
     def __init__(self, workspace: Workspace) -> None:
         self._root = Path(workspace.root)
-        self._kept = self._root.with_name(f"{self._root.name}-kept")
+        self._kept = self._root.with_name(f"{self._root.name}-beginning")
         self._kept.mkdir()
         shutil.copy(self._root / "mlflow.db", self._kept / "mlflow.db")
         if (self._root / "registry").exists():
             shutil.copytree(self._root / "registry", self._kept / "registry")
 
     def restore(self) -> None:
-        """Only while no process has the database open."""
-        # A new file, not the old one overwritten: an engine of this process may still have that.
-        shutil.copy(self._kept / "mlflow.db", self._root / "mlflow.db.new")
-        (self._root / "mlflow.db.new").replace(self._root / "mlflow.db")
+        """Go back there."""
+        # By SQLite itself: an engine of this process may have the file open.
+        with (
+            closing(sqlite3.connect(self._kept / "mlflow.db")) as kept,
+            closing(sqlite3.connect(self._root / "mlflow.db")) as now,
+        ):
+            kept.backup(now)
         shutil.rmtree(self._root / "registry", ignore_errors=True)
         if (self._kept / "registry").exists():
             shutil.copytree(self._kept / "registry", self._root / "registry")

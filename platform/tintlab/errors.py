@@ -7,6 +7,7 @@
     ├── ConflictError            5    a lock is held, the champion changed, other parameters
     ├── GateRefused              6    the candidate is not good enough
     ├── IntegrityError           7    a hash does not match, a format version is not ours
+    │   └── NotFinite            7    a model's output is no number
     └── BudgetReached            8    the budget ended the work
 
 A message is one line: what is wrong, what was got, what to do. It may be logged by anyone who gets
@@ -69,6 +70,10 @@ class IntegrityError(TintlabError):
     """A file is not what its manifest says, or is of a version this code does not read."""
 
     exit_code = 7
+
+
+class NotFinite(IntegrityError):
+    """A model gives what is no number: its weights are damaged, or its training diverged."""
 
 
 class BudgetReached(TintlabError):

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from tintlab.errors import ConfigError, IntegrityError
+from tintlab.errors import ConfigError, NotFinite
 from tintlab.model.cached_decoder import CachedDecoder
 from tintlab.model.colorizer import Colorizer, evaluation_mode
 from tintlab.model.noise import SEEDS, gumbel_row
@@ -103,7 +103,7 @@ def sample(
             activation once, and gives the same tokens.
         row_done: told after each row of the grid, for a progress bar.
     Raises: ConfigError: temperature, top_p or a seed is out of range, or the grid is too large.
-        IntegrityError: the model's logits are not finite.
+        NotFinite: the model's logits are not finite.
     """
     rule = Rule(temperature, top_p)
     _check(model, L, seeds, rule)
@@ -292,7 +292,7 @@ def _naive(
 
 def _check_finite(scores: Tensor, row: int) -> None:
     if not bool(torch.isfinite(scores).all()):
-        raise IntegrityError(
+        raise NotFinite(
             f"the model's logits are not finite in row {row} of the chroma grid; "
             "its weights are damaged or its training diverged: use another checkpoint"
         )

@@ -43,17 +43,20 @@ def signature() -> ModelSignature:
     )
 
 
-def write_description(folder: Path, run_id: str) -> None:
-    """Write MLmodel and its input example into `folder`."""
-    description = Model(run_id=run_id, signature=signature())
+def write_description(folder: Path, run_id: str, path: str) -> None:
+    """Write MLmodel and its input example into `folder`.
+
+    Args: path: the folder that they are going to be in, among the run's artefacts.
+    """
+    description = Model(artifact_path=path, run_id=run_id, signature=signature())
     description.add_flavor(
         "python_function", loader_module=LOADER, python_version=platform.python_version()
     )
     ramp = np.linspace(0, 255, EXAMPLE_PX, dtype=np.uint8)
     photo = np.broadcast_to(ramp[:, None, None], (EXAMPLE_PX, EXAMPLE_PX, 3))
-    example = json.dumps({"inputs": photo[None].tolist()}, separators=(",", ":"))
-    for name in (EXAMPLE, SERVING_EXAMPLE):
-        (folder / name).write_text(example)
+    example = photo[None].tolist()
+    (folder / EXAMPLE).write_text(json.dumps(example))
+    (folder / SERVING_EXAMPLE).write_text(json.dumps({"inputs": example}))
     description.saved_input_example_info = {
         "artifact_path": EXAMPLE,
         "type": "ndarray",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def _registered(workspace: Workspace, name: str, offline_ok: bool) -> FoundModel
         if not offline_ok or not memory.exists():
             raise
         remembered = json.loads(memory.read_text())
-        version = replace(Version(**remembered["version"]), aliases=())
+        version = Version(**remembered["version"] | {"aliases": ()})
         notice = f"{error}; using version {version.version}, which {name} was {remembered['when']}"
     except EnvironmentFault:  # the alias was removed
         memory.unlink(missing_ok=True)

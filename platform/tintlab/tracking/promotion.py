@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tintlab.config import Workspace
-from tintlab.errors import ConfigError, ConflictError, GateRefused, refuse_secrets
+from tintlab.errors import ConfigError, ConflictError, GateRefused, NotFinite, refuse_secrets
 from tintlab.evaluation.gate import (
     PREFERENCE,
     Measured,
     PromotionPolicy,
+    Rule,
     Verdict,
     judge,
     read_measured,
@@ -157,7 +158,15 @@ def _judge(
     on_step: OnStep,
 ) -> _Judged:
     holder = champion(workspace)
-    kept, ours = _measured(workspace, candidate, shards_uri, dry_run)
+    try:
+        kept, ours = _measured(workspace, candidate, shards_uri, dry_run)
+    except NotFinite as error:  # there is nothing to compare, to register or to force
+        rules = Verdict((Rule("finite output", "a number for every photo", str(error), False),))
+        raise GateRefused(
+            f"run {candidate.run_id} is refused: {rules.reasons}",
+            {"run_id": candidate.run_id, "rules": rules.document(), "changed": False},
+            rules_table(rules.document()),
+        ) from None
     on_step("candidate evaluated")
     before, theirs = None, None
     if holder is not None and holder.model_sha256 != model_sha256(candidate.folder):

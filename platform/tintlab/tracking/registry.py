@@ -231,7 +231,7 @@ def _upload(
         if f"{path}/{MLMODEL}" not in there:
             description = Path(scratch) / "description"
             description.mkdir()
-            write_description(description, run_id)
+            write_description(description, run_id, path)
             client.log_artifacts(run_id, str(description), path)
             on_step("described")
     for name in (WEIGHTS, CONFIG, MANIFEST):  # the manifest last: where it is, the rest is

@@ -34,6 +34,10 @@ NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What MLflow answers when something is not there; the second for an alias or a malformed id."""
 
 
+class StoreAway(EnvironmentFault):
+    """The tracking store does not answer; what was fetched from it earlier may still do."""
+
+
 def connect(workspace: Workspace) -> MlflowClient:
     """A client of the workspace's store; MLflow's global tracking URI is left alone.
 
@@ -61,7 +65,7 @@ def ensure_store(workspace: Workspace) -> None:
     Call it before workers start. A tracking server looks after its own database: nothing is asked
     of it here, so that a training can start while the server is down.
 
-    Raises: EnvironmentFault: the database cannot be opened or is of a newer MLflow.
+    Raises: StoreAway: the database cannot be opened or is of a newer MLflow.
     """
     if is_server(workspace):
         return
@@ -87,7 +91,7 @@ def ensure_store(workspace: Workspace) -> None:
     except TintlabError:
         raise
     except Exception as error:
-        raise EnvironmentFault(
+        raise StoreAway(
             f"cannot open the tracking database {workspace.tracking_uri}: {first_line(error)}; "
             "check the path, free space and that its MLflow is not newer than this one"
         ) from error
@@ -109,10 +113,6 @@ def experiment_id(client: MlflowClient, workspace: Workspace, name: str) -> str:
             found = client.get_experiment_by_name(name)
             assert found is not None
     return str(found.experiment_id)
-
-
-class StoreAway(EnvironmentFault):
-    """The tracking store does not answer; what was fetched from it earlier may still do."""
 
 
 @contextmanager
