@@ -165,7 +165,11 @@ def _compared(record: SweepRecord, found: Comparison) -> str:
     if found.reference_wins:
         worse = "higher" if record.mode == "min" else "lower"
         apart = f"{gap:.4f} {worse}" if gap else "the same"
-        few = f"the best of {found.tried} others" if found.tried > 1 else "the only other one"
+        few = (
+            f"the best of {found.tried} others"
+            if found.tried > 1
+            else "the only other one that got to the end"
+        )
         own = _besides(winner.values, record.reference)
         return (
             f"{'So far nothing' if so_far else 'Nothing'} beats {reference}: its best "

@@ -233,7 +233,8 @@ def slice_figures(record: SweepRecord) -> list[Figure]:
         ]
         kind: dict[str, Any] = dict(_CATEGORIES)
         if numeric:
-            kind = _log_axis(values) if by_ratio(values) else {"type": "linear"}
+            every = [*values, *(trial.values[key] for trial in own)]
+            kind = _log_axis(every) if by_ratio(every) else {"type": "linear"}
         look = layout(
             height=270,
             left=55,

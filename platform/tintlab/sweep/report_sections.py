@@ -17,6 +17,7 @@ from tintlab.sweep.axes import label
 from tintlab.sweep.commands import again, next_commands
 from tintlab.sweep.failures import failures
 from tintlab.sweep.figures import searched
+from tintlab.sweep.importance import are_numbers
 from tintlab.sweep.records import RunRecord, SweepRecord, TrialRecord
 
 USUAL_METRICS = ("val/bits_per_dim", "val/psnr_db", "val/ssim", "val/colorfulness_ratio")
@@ -81,7 +82,11 @@ def ranking_table(record: SweepRecord, ui: str) -> str:
         cells.append(_cell(trial.seconds, "{:.0f}"))
         cells.append(f"<td>{' '.join(_link(run, ui) for run in trial.runs)}</td>")
         rows.append(f'<tr class="{_kind(record, trial, best)}">{"".join(cells)}</tr>')
-    head = "".join(f"<th>{name}</th>" for name in heads)
+    # A heading stands over its column: numbers to the right, and all but these are numbers.
+    words = {"state", "runs", *(_breakable(key) for key in keys if not _is_number(record, key))}
+    head = "".join(
+        f"<th>{name}</th>" if name in words else f'<th class="n">{name}</th>' for name in heads
+    )
     return (
         f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -237,6 +242,10 @@ def _cell(value: object, form: str | None = None) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="n" data-value="{value!r}">{text(told)}</td>'
     return f"<td>{text(told)}</td>"
+
+
+def _is_number(record: SweepRecord, key: str) -> bool:
+    return are_numbers([trial.values[key] for trial in record.trials if key in trial.values])
 
 
 def _kind(record: SweepRecord, trial: TrialRecord, best: TrialRecord | None) -> str:
