@@ -4,7 +4,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from tintlab import __version__
 from tintlab.console import Result, parse, run
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[0] in ("-h", "--help", "--version"):
         print(f"tintlab {__version__}" if given[0] == "--version" else HELP)
         return 0
-    return run(partial(_stage, given[0], given[1:]), as_json="--json" in given)
+    return run(lambda: _stage(given[0], given[1:]), as_json="--json" in given)
 
 
 def _stage(name: str, argv: list[str]) -> Result:
@@ -54,8 +53,7 @@ def _stage(name: str, argv: list[str]) -> Result:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine
     module = importlib.import_module(f"pipelines.{name.replace('-', '_')}")
     default = module.defaults(argv) if hasattr(module, "defaults") else None
-    command = parse(module.Command, argv, f"tintlab {name}", default)
-    return module.main(command)
+    return module.main(parse(module.Command, argv, f"tintlab {name}", default))
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def main(command: Command) -> Result:
     from tintlab.tracking.models import find_model
 
     place, uri, split = command.place, command.shards or command.place.shards, command.split
+    fingerprint = open_shards(uri).manifest.fingerprint
     found, names = find_model(place, command.model), [command.model, *command.others]
     if command.dry_run:
         data = {"model": found.label, "others": list(command.others), "split": split}
-        data["data"] = open_shards(uri).manifest.fingerprint
+        data["data"] = fingerprint
         return Result(data, f"{' and '.join(names)} would be measured on {split} of {uri}")
     with ProgressLine() as line:
         if command.others:

@@ -120,6 +120,7 @@ def promote(
     """
     policy = policy or PromotionPolicy()
     refuse_secrets({"--reason": forced_because})
+    champion(workspace)  # where nothing was ever tracked this raises, and leaves nothing behind
     if not dry_run:
         with moving(workspace):
             pass  # whatever was interrupted is finished or undone, before anything is compared
