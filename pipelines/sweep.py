@@ -43,18 +43,15 @@ def defaults(argv: list[str]) -> Command:
 
 def main(command: Command) -> Result:
     """Run the sweep; exit 4 if some trials failed, 8 if a budget ended it."""
-    from tintlab.sweep import opening, plan
+    from tintlab.sweep import live, opening, plan
 
     request, place = opening.request_of(command), command.place
     if command.dry_run:
         return plan.plan(*request.planned)
-    from tintlab.sweep.live import LiveSweep
-
-    with opening.opened(request, place) as sweep, LiveSweep() as live:
+    with opening.opened(request, place) as sweep, live.LiveSweep() as shown:
         from tintlab.sweep import run, summary
 
-        found, page = run.run_sweep(sweep, place, live.show, live.notice)
-    return summary.result_of(found, page, place)
+        return summary.result_of(*run.run_sweep(sweep, place, shown.show, shown.notice), place)
 
 
 if __name__ == "__main__":
