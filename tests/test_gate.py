@@ -25,7 +25,6 @@ from tintlab.evaluation.gate import (
     load_policy,
     read_measured,
     rules_table,
-    scenes,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +39,7 @@ def measured(bits: float = 2.0, psnr: float = 25.0, colour: float = 30.0) -> Mea
     return Measured(
         ruler={"data": "a" * 64, "split": "test", "crop_px": 64, "bins.per_channel": 32},
         ids=tuple(f"photo {i}" for i in range(PHOTOS)),
-        sources=tuple(f"photos/{i}.jpg" for i in range(PHOTOS)),
+        scenes=tuple(f"scene {i}" for i in range(PHOTOS)),
         figures={
             "bits_per_dim": bits + 0.5 * photo,
             "psnr_db": psnr + 3.0 * photo,
@@ -104,7 +103,7 @@ def test_the_pairs_decide_and_not_the_order_of_the_photos() -> None:
     shuffled = replace(
         BETTER,
         ids=tuple(BETTER.ids[i] for i in order),
-        sources=tuple(BETTER.sources[i] for i in order),
+        scenes=tuple(BETTER.scenes[i] for i in order),
         figures={name: column[order] for name, column in BETTER.figures.items()},
     )
     assert failed(judge(shuffled, CHAMPION, POLICY)) == {}
@@ -202,7 +201,7 @@ def test_other_photos_are_not_compared() -> None:
 def test_few_photos_prove_nothing(photos: int, passes: bool) -> None:
     def first(one: Measured) -> Measured:
         figures = {name: column[:photos] for name, column in one.figures.items()}
-        return replace(one, ids=one.ids[:photos], sources=one.sources[:photos], figures=figures)
+        return replace(one, ids=one.ids[:photos], scenes=one.scenes[:photos], figures=figures)
 
     found = failed(judge(first(noisy(measured(1.5))), first(CHAMPION), POLICY))
     assert found == ({} if passes else {"photos": f"{photos}"})
@@ -211,15 +210,10 @@ def test_few_photos_prove_nothing(photos: int, passes: bool) -> None:
 
 def test_tiles_of_a_photograph_are_not_independent() -> None:
     """A gain on the tiles of half the scenes: taken one by one they would prove it."""
-    sources = [f"photos/{i // 10}_r{i % 10}_c0.png" for i in range(PHOTOS)]
-    assert scenes(sources) == [f"photos/{i // 10}" for i in range(PHOTOS)]
-    assert scenes(["a_room.jpg", "b_c1.png", "s3://x/cat_r1_c12.png"]) == [
-        "a_room.jpg", "b_c1.png", "s3://x/cat",
-    ]  # fmt: skip
     gain = np.where(np.arange(PHOTOS) < 20, 0.1, -0.02)
     uneven = changed(CHAMPION, "bits_per_dim", lambda bits: bits - gain)
     assert failed(judge(uneven, CHAMPION, POLICY)) == {}
-    tiled = replace(uneven, sources=tuple(sources))
+    tiled = replace(uneven, scenes=tuple(f"scene {i // 10}" for i in range(PHOTOS)))
     assert list(failed(judge(tiled, CHAMPION, POLICY))) == ["bits per dimension"]
 
 
@@ -308,7 +302,7 @@ def test_a_policy_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_kept_evaluation_is_read_with_its_ruler(tmp_path: Path) -> None:
     rows = {
         "id": ["a", "b"],
-        "source": ["a.jpg", "b.jpg"],
+        "scene": ["a", "b and others"],
         "bits_per_dim": [1.0, None],
         "psnr_db": [20.0, math.inf],
         "colorfulness": [3.0, 4.0],
@@ -318,7 +312,7 @@ def test_a_kept_evaluation_is_read_with_its_ruler(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     config = ExperimentConfig().replaced({"evaluation.crop_px": 16, "bins.per_channel": 9})
     found = read_measured(tmp_path, config)
-    assert (found.ids, found.sources) == (("a", "b"), ("a.jpg", "b.jpg"))
+    assert (found.ids, found.scenes) == (("a", "b"), ("a", "b and others"))
     assert set(found.figures) == {"bits_per_dim", "psnr_db", "colorfulness"}
     ruler = {"data": "f", "split": "test", "crop_px": 16, "bins.per_channel": 9}
     assert ruler.items() <= found.ruler.items()

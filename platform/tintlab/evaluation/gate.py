@@ -9,7 +9,6 @@ Online Controlled Experiments, ch. 7.
 
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -98,8 +97,8 @@ class Measured:
     ruler: dict[str, str | int | float]
     """What it was measured on and in: models compare only if theirs are equal."""
     ids: tuple[str, ...]
-    sources: tuple[str, ...]
-    """Where each photo came from."""
+    scenes: tuple[str, ...]
+    """What each photo shows: photos of one scene are alike, see `intervals`."""
     figures: dict[str, Column]
     """Columns by name, in the order of `ids`; a null is not a number here."""
 
@@ -125,9 +124,7 @@ def read_measured(folder: Path, config: ExperimentConfig) -> Measured:
         for name in FIGURES
         if name in rows.column_names
     }
-    return Measured(
-        ruler, tuple(rows["id"].to_pylist()), tuple(rows["source"].to_pylist()), figures
-    )
+    return Measured(ruler, tuple(rows["id"].to_pylist()), tuple(rows["scene"].to_pylist()), figures)
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,7 @@ def _compared(candidate: Measured, champion: Measured, policy: PromotionPolicy) 
     ours = candidate.figures
     theirs = {name: column[order] for name, column in champion.figures.items()}
     findings = (
-        _bits(ours, theirs, scenes(candidate.sources), policy),
+        _bits(ours, theirs, candidate.scenes, policy),
         _colours(ours, theirs, policy),
         _psnr(ours, theirs, policy),
     )
@@ -307,8 +304,3 @@ def _preferred(got: float | None, needed: float) -> Rule:
     said = f"{PREFERENCE} is missing" if got is None else f"{got:.4f}"
     passed = got is not None and got >= needed  # a NaN is not
     return Rule("human preference", f"at least {needed:g}", said, passed)
-
-
-def scenes(sources: Sequence[str]) -> list[str]:
-    """What each photo is a part of: tiles of one photograph belong together."""
-    return [re.sub(r"_r\d+_c\d+(\.\w+)?$", "", source) for source in sources]

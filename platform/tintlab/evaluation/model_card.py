@@ -1,7 +1,7 @@
 """The card of a model: what a person should know before using it, in Markdown.
 
-Written from what is recorded, never by hand: a figure has the id it has everywhere, and the 95 %
-interval of its mean over the test photos. Source of the sections: Mitchell et al. 2019, Model Cards
+Written from what is recorded, never by hand: a figure has the id it has everywhere, and its
+interval. Source of the sections: Mitchell et al. 2019, Model Cards
 for Model Reporting.
 """
 
@@ -11,23 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from tintlab.config import ExperimentConfig
-from tintlab.evaluation.evaluate import PER_IMAGE_FILE, SUMMARY_FILE
-from tintlab.evaluation.gate import scenes
-from tintlab.evaluation.intervals import LEVEL, interval
-
-FIGURES = {
-    "bits_per_dim": "bits per chroma token, lower is better",
-    "psnr_db": "dB, higher is better, but grey scores well",
-    "ssim": "0 to 1, higher is better, but grey scores well",
-    "ciede2000": "colour difference, lower is better, but grey scores well",
-    "colorfulness": "as published; the true photos' are in the next row",
-    "truth_colorfulness": "of the true photos",
-}
-"""Columns of the per-image table that are shown, where they are there."""
+from tintlab.evaluation.definitions import METRICS
+from tintlab.evaluation.evaluate import SUMMARY_FILE
+from tintlab.evaluation.report import figure_rows
 
 USE = """\
 ## Intended use
@@ -109,29 +96,19 @@ def _table(title: str, rows: Mapping[str, str]) -> str:
 
 def _figures(evaluation: Path) -> str:
     summary: dict[str, Any] = json.loads((evaluation / SUMMARY_FILE).read_text())
-    table = pq.read_table(evaluation / PER_IMAGE_FILE, use_threads=False)
-    groups = np.array(scenes(table["source"].to_pylist()))
-    lines = []
-    for name, meaning in FIGURES.items():
-        if name not in table.column_names:
-            continue
-        values = table[name].to_numpy().astype(np.float64)
-        finite = np.isfinite(values)  # an exact photo has no finite PSNR
-        left_out = "" if finite.all() else f"; {int((~finite).sum())} photos are not finite"
-        shown = interval(values[finite], groups[finite].tolist()) if finite.any() else "none"
-        lines.append(f"| `{name}` | {shown} | {meaning}{left_out} |")
-    ratio = summary["colorfulness_ratio"]
-    said = "none: every test photo is grey" if ratio is None else f"{ratio:.4f}"
-    lines.append(f"| `colorfulness_ratio` | {said} | of the two means, 1 is right |")
+    lines = [
+        f"| `{name}` | {value} | {ends} | {METRICS[name].unit}, {METRICS[name].better} |"
+        for name, value, ends in figure_rows(summary)
+    ]
     return "\n".join(
         [
             "## Figures\n",
-            f"On {summary['images']} photos of the {summary['split']} split of data "
-            f"`{summary['fingerprint']}`, in their middle "
-            f"{summary['crop_px']} px, sampled at temperature {summary['temperature']:g}; means "
-            f"with {LEVEL:.0%} intervals.\n",
-            "| id | mean | meaning |",
-            "|---|---|---|",
+            f"On {summary['images']} photos ({summary['scenes']} scenes) of the {summary['split']} "
+            f"split of data `{summary['fingerprint']}`, in their middle {summary['crop_px']} px, "
+            f"sampled at temperature {summary['temperature']:g}. The intervals are 95 % and over "
+            "scenes. Grey scores well on PSNR, SSIM and CIEDE2000: read them beside the others.\n",
+            "| id | mean | interval | unit, which way is better |",
+            "|---|---|---|---|",
             *lines,
         ]
     )

@@ -1,17 +1,11 @@
 """A saved model: a folder that any machine verifies and loads without executing anything in it.
 
-    model.safetensors   the weights
-    config.json         the whole ExperimentConfig
-    manifest.json       {"format", "version", "files": {name: sha256}, "metadata"}
-
-The manifest covers the weights and the config: they are the model, and the manifest's own SHA-256
-is its name. Whatever else lies in the folder, a model card or a stranger's file, is never opened.
+What is in it: `artifact_files`.
 
 A folder appears whole or not at all: it is written beside its place, synced and renamed. Where a
 model is replaced there is no folder for the moment between two renames, and never a mixed one.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,14 +22,16 @@ from torch import Tensor
 from tintlab.config import ExperimentConfig, parsed, to_json
 from tintlab.data.storage import sync_to_disk
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
+from tintlab.model.artifact_files import (
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    WEIGHTS,
+    read_verified,
+    sha256_of,
+)
 from tintlab.model.colorizer import Colorizer
-
-FORMAT = "tintlab-model"
-VERSION = 2
-"""2: the upsampler is guided by skip features."""
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-MANIFEST = "manifest.json"
 
 
 def save_model(
@@ -59,7 +55,7 @@ def save_model(
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "files": {name: _sha256(data) for name, data in contents.items()},
+        "files": {name: sha256_of(data) for name, data in contents.items()},
         "metadata": metadata or {},
     }
     contents[MANIFEST] = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
@@ -70,7 +66,7 @@ def save_model(
             f"cannot save the model as {folder}: {error.strerror}; "
             "choose a folder that can be written, on a disk with room"
         ) from None
-    return _sha256(contents[MANIFEST])
+    return sha256_of(contents[MANIFEST])
 
 
 def load_model(folder: Path) -> tuple[Colorizer, ExperimentConfig]:
@@ -140,58 +136,6 @@ def first_difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) 
     return None
 
 
-def read_verified(folder: Path) -> dict[str, bytes]:
-    """The folder's files, each read once and checked against the manifest before anything uses it.
-
-    Raises: see `load_model`.
-    """
-    if not folder.is_dir():
-        raise EnvironmentFault(f"no saved model at {folder}: there is no such folder")
-    files = _manifest_files(folder)
-    contents = {}
-    for name in (WEIGHTS, CONFIG):
-        data = _read(folder / name)
-        digest = _sha256(data)
-        if digest != files[name]:
-            raise IntegrityError(
-                f"{folder / name} is damaged or was changed: sha256 is {digest}, "
-                f"the manifest says {files[name]}; copy or download the model again"
-            )
-        contents[name] = data
-    return contents
-
-
-def _manifest_files(folder: Path) -> dict[str, str]:
-    file = folder / MANIFEST
-    try:
-        manifest = json.loads(_read(file))
-        format_name, version = manifest["format"], manifest["version"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        raise IntegrityError(f"{file} is not the manifest of a {FORMAT} folder") from None
-    if format_name != FORMAT:
-        raise IntegrityError(f"{file}: format is {format_name!r}, must be {FORMAT!r}")
-    if version != VERSION:
-        raise IntegrityError(
-            f"{file}: {FORMAT} version {version!r} is not version {VERSION}, "
-            "the only one this tintlab reads; load it with the version that saved it"
-        )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or set(files) != {WEIGHTS, CONFIG}:
-        raise IntegrityError(f"{file}: files must name exactly {WEIGHTS} and {CONFIG}")
-    return files
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise IntegrityError(
-            f"{file} is missing: not a saved model, or saving was interrupted"
-        ) from None
-    except OSError as error:
-        raise EnvironmentFault(f"cannot read {file}: {error.strerror}") from None
-
-
 def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
     """Write all files beside `folder`, then rename them into place together."""
     if folder.exists() and not (folder.is_dir() and _replaceable(folder)):
@@ -222,10 +166,6 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
 
 def _replaceable(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or not any(folder.iterdir())
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _described(tensor: Tensor) -> str:

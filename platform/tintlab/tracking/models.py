@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tintlab.config import Workspace
+from tintlab.data.storage import resolve, written
 from tintlab.errors import ConfigError, EnvironmentFault
-from tintlab.evaluation.picture import write_whole
-from tintlab.model.artifact import MANIFEST
+from tintlab.model.artifact_files import MANIFEST
 from tintlab.tracking.reading import download_file
 from tintlab.tracking.registry import (
     LOGGED,
@@ -84,7 +84,8 @@ def _memory(workspace: Workspace, reference: str) -> Path:
 def _remember(memory: Path, version: Version) -> None:
     """Keep what a reference means; its files are in the cache already."""
     when = datetime.now().astimezone().isoformat(" ", "minutes")
-    write_whole(memory, json.dumps({"version": asdict(version), "when": when}).encode())
+    with written(*resolve(str(memory))) as file:
+        file.write(json.dumps({"version": asdict(version), "when": when}).encode())
 
 
 def run_model(workspace: Workspace, run_id: str) -> Path:

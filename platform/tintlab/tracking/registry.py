@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from tintlab.config import Workspace
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
-from tintlab.model.artifact import CONFIG, MANIFEST, WEIGHTS, read_verified
+from tintlab.model.artifact_files import CONFIG, MANIFEST, WEIGHTS, read_verified
 from tintlab.tracking.locks import locked
 from tintlab.tracking.mlmodel import MLMODEL, write_description
 from tintlab.tracking.reading import download_file, unknown_run
