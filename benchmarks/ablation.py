@@ -39,7 +39,6 @@ from tintlab.tracking.evaluations import evaluate_model
 from tintlab.tracking.models import find_model
 
 FIRST = "initial"
-SEED = "training.seed"
 COLUMNS = ("psnr_db", "ssim", "ciede2000", "colorfulness_ratio", "parallel_mean_colorfulness_ratio")
 
 

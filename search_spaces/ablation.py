@@ -7,8 +7,6 @@ comes with tintlab. Attention adds 9 % to the parameters. About 20 minutes on 2 
 (an estimate).
 """
 
-from optuna.distributions import CategoricalDistribution
-
 from tintlab.sweep.space import SearchSpace
 
 INITIAL = {"model.encoder_norm": "none", "schedule.kind": "constant", "schedule.peak_lr": 4e-3}
@@ -32,8 +30,8 @@ SPACE = SearchSpace(
         "norm_dropout": NORM_AND_DROPOUT,
         "all": {**ATTENTION, **RANDOM_FEATURES, **CYCLIC_LR, **NORM_AND_DROPOUT},
     },
-    search={"training.seed": CategoricalDistribution((0, 1, 2))},
     exhaustive=True,
     stopping="none",
+    replicates=3,
     reference={"variant": "initial"},
 )

@@ -1,9 +1,9 @@
 """How deep, and so how wide, should the colorizer be at equal compute?
 
 A step of a deeper model costs more (the width is 16 times the depth), so it makes fewer: as many as
-2.4 teraFLOP allow, counted forwards and backwards by PyTorch's FlopCounterMode. Larger models want
+2.5 teraFLOP allow, counted forwards and backwards by PyTorch's FlopCounterMode. Larger models want
 smaller learning rates: three are tried with each. The average of the weights is short, since the
-deepest makes only 118 steps. About 15 minutes on 2 cores (a FLOP of a narrow model takes longer
+deepest makes only 120 steps. About 15 minutes on 2 cores (a FLOP of a narrow model takes longer
 there); 8 on one GPU (an estimate: what counts there is the number of steps).
 """
 
@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 
 from tintlab.sweep.space import SearchSpace
 
-STEPS_OF_DEPTH = {2: 1312, 3: 478, 4: 220, 5: 118}
+STEPS_OF_DEPTH = {2: 1090, 3: 456, 4: 220, 5: 120}
 
 SPACE = SearchSpace(
     fixed={"optimizer.ema_decay": 0.95},

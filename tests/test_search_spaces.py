@@ -44,7 +44,7 @@ def test_variants_of_depth_take_equal_compute() -> None:
         assert name == f"depth {config.model.depth}"
         totals.append(flops_of_step(config) * config.training.steps)
     assert max(totals) < 1.01 * min(totals)
-    assert totals[0] == pytest.approx(2.4e12, rel=0.01)
+    assert totals[0] == pytest.approx(2.5e12, rel=0.01)
 
 
 def test_attention_costs_what_its_question_says() -> None:
@@ -52,7 +52,7 @@ def test_attention_costs_what_its_question_says() -> None:
     both = base.replaced({"model.encoder_attention_blocks": 1, "model.decoder_attention_blocks": 1})
     of_base, of_both = (Colorizer(c.model, c.bins).parameter_count for c in (base, both))
     assert of_both / of_base == pytest.approx(1.09, abs=0.01)
-    assert flops_of_step(both) / flops_of_step(base) == pytest.approx(1.09, abs=0.01)
+    assert flops_of_step(both) / flops_of_step(base) == pytest.approx(1.08, abs=0.01)
 
 
 @pytest.mark.parametrize("name", space_names())

@@ -12,7 +12,7 @@ from tintlab.errors import ConfigError
 from tintlab.sweep.checks import check
 from tintlab.sweep.difference import difference
 from tintlab.sweep.question import load_space, space_names
-from tintlab.sweep.space import SearchSpace, When, described, fingerprint
+from tintlab.sweep.space import SearchSpace, When, described
 from tintlab.sweep.start import with_champion
 
 LR = FloatDistribution(1e-3, 1e-2, log=True)
@@ -79,15 +79,6 @@ def test_a_condition_sees_what_the_variant_sets() -> None:
     assert {values["variant"] for values in drawn} == set(kinds)
     for values in drawn:
         assert ("schedule.cycle_steps" in values) == (values["variant"] == "cycles")
-
-
-def test_the_fingerprint_sees_every_change_but_not_a_searched_default() -> None:
-    space = SearchSpace(search={"model.depth": IntDistribution(1, 2)}, num_trials=2)
-    wider = SearchSpace(search={"model.depth": IntDistribution(1, 3)}, num_trials=2)
-    base = ExperimentConfig()
-    assert fingerprint(space, base) == fingerprint(space, base.replaced({"model.depth": 2}))
-    assert fingerprint(space, base) != fingerprint(wider, base)
-    assert fingerprint(space, base) != fingerprint(space, base.replaced({"training.steps": 5}))
 
 
 def test_a_nested_condition_holds_only_where_all_above_it_do() -> None:
@@ -297,8 +288,6 @@ def test_every_change_but_more_trials_is_seen_and_said(
     change: dict[str, Any], lines: list[str]
 ) -> None:
     changed = WHOLE.model_copy(update=change)
-    base = WHOLE.base()
-    assert (fingerprint(changed, base) == fingerprint(WHOLE, base)) == (not lines)
     said = difference(WHOLE.description(), changed.description())
     assert len(said) == len(lines)
     for line, expected in zip(said, lines, strict=True):

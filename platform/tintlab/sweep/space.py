@@ -16,7 +16,6 @@ under some values of another, searched before it; that one may depend on a third
 sense only together are `variants`: named, and tried like the values of one key called `variant`.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -218,7 +217,7 @@ class SearchSpace(Settings):
         return base.replaced(self.settings(values))
 
     def description(self) -> dict[str, Any]:
-        """The space as plain data: what its fingerprint is made of, and what a difference shows.
+        """The space as plain data: what a sweep's record keeps, and what a difference shows.
 
         How many trials there are is not in it, since a sweep may go on with more; what is fixed is
         in the base configuration.
@@ -305,10 +304,3 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     raise ConfigError(
         f"{name}: {type(distribution).__name__} is not a distribution tintlab searches"
     )
-
-
-def fingerprint(space: SearchSpace, base: ExperimentConfig) -> str:
-    """Changes when the space or any setting that is not searched changes."""
-    rest = {key: value for key, value in base.flat().items() if key not in space.search}
-    content = json.dumps({"space": space.description(), "base": rest}, sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
