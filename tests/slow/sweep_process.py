@@ -44,7 +44,7 @@ NAME = "faults"
 WINDOWS = ("after ask", "after record", "after run creation", "after start")
 
 
-def options(workspace: Path, shards: str, steps: int = 400, every: int = 100) -> list[str]:
+def options(workspace: Path, shards: str, steps: int = 200, every: int = 50) -> list[str]:
     """Of a sweep whose runs take a few seconds."""
     workspace.mkdir(exist_ok=True)
     (workspace / "rates.py").write_text(SPACE)

@@ -17,12 +17,13 @@ from tintlab.config import Workspace
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.interrupts import Interruptible
 from tintlab.settings import TrainingConfig
+from tintlab.sweep.board import SweepBoard
 from tintlab.sweep.conclusion import conclude, settle
 from tintlab.sweep.ledger import Ledger
 from tintlab.sweep.opening import OpenSweep
 from tintlab.sweep.records import SweepRecord
 from tintlab.sweep.search import LedgerScheduler, LedgerSearch
-from tintlab.sweep.trial import SweepBoard, trial
+from tintlab.sweep.trial import trial
 from tintlab.tracking.runs import open_run
 from tintlab.training.perceptual import require_trunk
 from tintlab.training.resources import wait_for_room

@@ -18,7 +18,7 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import ConfigError
 from tintlab.sweep.space import VARIANT
 from tintlab.tracking.store import first_line
-from tintlab.training.board import WATCH_EVERY_S, Board, BoardLink
+from tintlab.training.board import WATCH_EVERY_S, BoardLink
 from tintlab.training.failures import TrainingDiverged, TrainingStopped, failure_class
 from tintlab.training.request import RunRequest
 
@@ -36,22 +36,6 @@ the names of its metrics."""
 
 class NeverReported(ConfigError):
     """What is to rank the trials is no metric of theirs."""
-
-
-class SweepBoard(Board):
-    """The board of a sweep: an actor that tells runs to stop, all of them or one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._behind: set[str] = set()
-
-    def stop_run(self, identity: str) -> None:
-        """Let one run stop after the step it is at."""
-        self._behind.add(identity)
-
-    def is_behind(self, identity: str) -> bool:
-        """Whether that run was told to."""
-        return identity in self._behind
 
 
 def trial(payload: dict[str, Any], shards_uri: str, board: Any) -> None:
