@@ -83,7 +83,10 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
     # A path given as "workspace/x" must mean the same in a trial, which Tune would start elsewhere.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     import ray
+    from ray._private import auto_init_hook
 
+    # A thread that is left over when this ends would otherwise start another Ray with its next call.
+    auto_init_hook.enable_auto_connect = False
     if ray.is_initialized():
         yield
         return
