@@ -85,7 +85,7 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
     import ray
     from ray._private import auto_init_hook
 
-    # A thread that is left over when this ends would otherwise start another Ray with its next call.
+    # A thread that is left over when this ends would start another Ray with its next call.
     auto_init_hook.enable_auto_connect = False
     if ray.is_initialized():
         yield
