@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 from lab_data_set import noise, row_of, write_data_set
 
 from pipelines.__main__ import main
-from tintlab.config import ExperimentConfig
-from tintlab.model.artifact import save_model
+from tintlab.config import ExperimentConfig, Workspace
+from tintlab.model.artifact import load_model, save_model
 from tintlab.model.colorizer import Colorizer
+from tintlab.tracking.evaluations import evaluate_model, flat_metrics
+from tintlab.tracking.models import FoundModel
+from tintlab.tracking.store import connect, experiment_id
 
 SETTINGS = {
     "model.depth": 1,
@@ -125,6 +129,34 @@ def test_a_model_of_other_settings_is_compared_under_those_of_the_first(
     document = called(capsys, place, str(place / "even"), other, str(place / "sure"))
     assert len(document["comparisons"]) == 2
     assert {one["photos"] for one in document["comparisons"]} == {PHOTOS}
+
+
+def test_a_models_run_has_its_figures_as_its_own_settings_measure_them(
+    place: Path, migrated: Path, tmp_path: Path
+) -> None:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    workspace = Workspace.at(str(tmp_path))
+    client = connect(workspace)
+    run_id = client.create_run(experiment_id(client, workspace, "train")).info.run_id
+    found = FoundModel("run", place / "even", run_id, None)
+    shards_uri = str(place / "shards")
+    kept = evaluate_model(workspace, found, shards_uri)
+    logged = client.get_run(run_id).data.metrics
+    assert logged == flat_metrics(kept.summary, "test")
+    assert logged["test/psnr_db_low"] < logged["test/psnr_db"] < logged["test/psnr_db_high"]
+    names = {file.path for file in client.list_artifacts(run_id, "evaluation/test")}
+    assert {f"evaluation/test/{name}" for name in ("summary.json", "report.html")} <= names
+    # A comparison may have to measure it as another model is: that is not what this run reports.
+    own = load_model(place / "even")[1].evaluation
+    others = own.model_copy(update={"temperature": 0.0})
+    otherwise = evaluate_model(workspace, found, shards_uri, settings=others)
+    assert otherwise.summary["psnr_db"] != kept.summary["psnr_db"]
+    assert client.get_run(run_id).data.metrics == logged
+    # The batch size is no part of the protocol.
+    same = evaluate_model(
+        workspace, found, shards_uri, settings=own.model_copy(update={"batch_size": 3})
+    )
+    assert same.folder == kept.folder
 
 
 @pytest.mark.parametrize(

@@ -114,14 +114,14 @@ def decoded(model: Colorizer, batch: Batch, settings: EvaluationConfig) -> Itera
 
 
 def painted(
-    model: Colorizer, L: Float[Tensor, "1 H W"], tokens: Int[Tensor, "C h w"]
-) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture of one photo's tokens: what `decoded` made of the same ones, without drawing."""
+    model: Colorizer, L: Float[Tensor, "B 1 H W"], tokens: Int[Tensor, "B C h w"]
+) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures of photos' tokens: what `decoded` made of the same ones, without drawing."""
     like = next(model.parameters())
     with evaluating(model):
-        ab = model.bins.decode(tokens[None].to(like.device, torch.int64))
-        full = model.upsample(ab.to(like), L[None].to(like))[0].cpu().numpy()
-    return rgb_from(L[0].numpy(), full)
+        ab = model.bins.decode(tokens.to(like.device, torch.int64))
+        full = model.upsample(ab.to(like), L.to(like)).cpu().numpy()
+    return [rgb_from(own[0].numpy(), plane) for own, plane in zip(L, full, strict=True)]
 
 
 def diversity_ab(samples: Float[Tensor, "B S 2 h w"]) -> list[float] | None:

@@ -26,7 +26,7 @@ from tintlab.data.shards import Shards
 from tintlab.data.storage import resolve
 from tintlab.evaluation.decodes import lpips_name, photo_seed
 from tintlab.evaluation.fid import fid, fid_weights
-from tintlab.evaluation.ladder import Ladder, evaluating, ladder_of, no_photos
+from tintlab.evaluation.ladder import LEVELS, Ladder, evaluating, ladder_of, no_photos
 from tintlab.evaluation.measuring import Done, MeasuredPhoto, Measurer, Task, tasks_of
 from tintlab.evaluation.picture import (
     Triple,
@@ -107,7 +107,7 @@ def evaluate(
     if not any(task.kind == "measure" for task in tasks):
         raise no_photos(split)
     measurer = Measurer(model, shards, settings)
-    counts: np.ndarray = np.zeros((), np.int64)
+    counts = np.zeros((LEVELS, model.bins.channels, model.bins.count), np.int64)
     photos: list[MeasuredPhoto] = []
     for result in run(measurer, tasks):
         if isinstance(result, list):
@@ -129,20 +129,23 @@ def evaluate(
     }
     if fid_weights() is not None:
         summary["fid_torch_fidelity"] = fid(
-            lambda number: measurer.sampled(photos[number], split),
-            lambda number: measurer.row(photos[number], split)[2],
+            lambda number: measurer.pictures([photos[number]], split)[0][1],
+            lambda number: measurer.pictures([photos[number]], split)[0][2],
             len(photos),
         )
+    first, shown_of = range(min(settings.panel_images, len(photos))), extremes(rows)
+    wanted = sorted({*first, *(at for chosen in shown_of.values() for at in chosen)})
+    triples = measurer.pictures([photos[at] for at in wanted], split)
+    picture = dict(zip(wanted, triples, strict=True))
     return Evaluation(
         split=split,
         fingerprint=shards.manifest.fingerprint,
         per_image=rows,
         summary=summary,
         ladder=rungs,
-        panel=strip([measurer.row(photo, split) for photo in photos[: settings.panel_images]]),
+        panel=strip([picture[at] for at in first]),
         extremes={
-            name: [(rows[at], measurer.row(photos[at], split)) for at in chosen]
-            for name, chosen in extremes(rows).items()
+            name: [(rows[at], picture[at]) for at in chosen] for name, chosen in shown_of.items()
         },
     )
 

@@ -8,12 +8,13 @@ steps.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int16, Int64, UInt8
+from jaxtyping import Int16, Int64
 
 from tintlab.data.batches import centre_crops, require_fit
 from tintlab.data.shards import Shards
@@ -137,17 +138,18 @@ class Measurer:
         finally:
             torch.set_num_threads(threads)
 
-    def row(self, photo: MeasuredPhoto, split: str) -> Triple:
-        """Grey, sampled and true picture of a photo that was measured."""
-        batch = centre_crops(self._shards, split, [photo.index], self._settings.crop_px)
-        own = batch.L[0, 0].numpy()
-        truth = rgb_from(own, batch.ab[0].numpy())
-        return grey_from(own), self.sampled(photo, split), truth
-
-    def sampled(self, photo: MeasuredPhoto, split: str) -> UInt8[np.ndarray, "_ _ 3"]:
-        """The sampled picture of a photo that was measured."""
-        batch = centre_crops(self._shards, split, [photo.index], self._settings.crop_px)
-        return painted(self.model, batch.L[0], torch.from_numpy(photo.painted))
+    def pictures(self, photos: Sequence[MeasuredPhoto], split: str) -> list[Triple]:
+        """Grey, sampled and true picture of photos that were measured, without drawing anew."""
+        found: list[Triple] = []
+        for at in range(0, len(photos), self._settings.batch_size):
+            some = photos[at : at + self._settings.batch_size]
+            indices = [photo.index for photo in some]
+            batch = centre_crops(self._shards, split, indices, self._settings.crop_px)
+            tokens = torch.from_numpy(np.stack([photo.painted for photo in some]))
+            for i, sampled in enumerate(painted(self.model, batch.L, tokens)):
+                own = batch.L[i, 0].numpy()
+                found.append((grey_from(own), sampled, rgb_from(own, batch.ab[i].numpy())))
+        return found
 
 
 def kept(figure: float) -> float:

@@ -131,8 +131,8 @@ def _pictures(
         measurer = Measurer(model, shards, settings)
         done = measurer(Task("measure", split, [used[number] for number in numbers]))
         assert isinstance(done, list)
-        for number, photo in zip(numbers, done, strict=True):
-            grey, sampled, truth = measurer.row(photo, split)
+        triples = measurer.pictures(done, split)
+        for number, (grey, sampled, truth) in zip(numbers, triples, strict=True):
             rows[number] = [grey, *rows[number][1:-1], sampled, truth]
     ids = shards.ids(split, [used[number] for number in numbers])
     named = dict(zip(numbers, ids, strict=True))

@@ -96,8 +96,9 @@ def evaluate_model(
     """The evaluation of a model on a split: the kept one, or a new one that is kept and logged.
 
     Args: settings: how to measure; default the model's own. Models compare only if measured with
-        the same. workers: 1 measures in this process, more on Ray; no figure depends on it. show:
-        gets a line about the progress now and then.
+        the same; what is not measured by the model's own is not logged to its run. workers: 1
+        measures in this process, more on Ray; no figure depends on it. show: gets a line about the
+        progress now and then.
     Raises: IntegrityError: the model's files were changed. EnvironmentFault: no data set there, or
         the split is empty. ConfigError: workers is below 1, or more than the cluster has cores.
     """
@@ -105,6 +106,7 @@ def evaluate_model(
         raise ConfigError(f"workers must be at least 1, got {workers}; 1 needs no Ray")
     shards = open_shards(shards_uri)
     model, config = load_model(found.folder)
+    own = _protocol(config.evaluation)
     if settings is not None:
         config = config.model_copy(update={"evaluation": settings})
     made_of = {
@@ -112,7 +114,7 @@ def evaluate_model(
         "model": hashlib.sha256((found.folder / "manifest.json").read_bytes()).hexdigest(),
         "data": shards.manifest.fingerprint,
         "split": split,
-        "settings": config.evaluation.model_dump(exclude={"batch_size"}),
+        "settings": _protocol(config.evaluation),
         # Measured once their weights are there.
         "lpips": lpips_name(config.evaluation),
         "fid": fid_weights() is not None,
@@ -125,9 +127,14 @@ def evaluate_model(
         measured = evaluate(model, config, shards, split, run, shown)
         save_evaluation(measured, folder, f"Evaluation of {found.label}")
     kept = KeptEvaluation(folder, json.loads((folder / SUMMARY_FILE).read_text()))
-    if found.run_id:
+    if found.run_id and made_of["settings"] == own:
         _log(workspace, found.run_id, kept, split)
     return kept
+
+
+def _protocol(settings: EvaluationConfig) -> dict[str, Any]:
+    """What figures depend on; the batch size is none of it."""
+    return settings.model_dump(exclude={"batch_size"})
 
 
 def _shown(show: Callable[[str], None], photos: int) -> Callable[[int], None]:
