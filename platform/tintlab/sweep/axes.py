@@ -22,9 +22,15 @@ PURPLE, TEAL = "#7d4fa3", "#1d9a9a"
 GOOD, MIDDLE, BAD = (11, 60, 125), (111, 161, 207), (226, 208, 176)
 """From the best score to the worst, dark to light: seen on paper and by the colour-blind."""
 
-FAR = 3.0
-"""Scores further beyond the median than this many times its distance from the best are drawn at
-that edge, so that one that diverged does not hide what differs among the others."""
+FAR = 10.0
+"""Scores further beyond the median than this many times its distance from the best are drawn where
+the others end, so that one that diverged does not hide what differs among the others."""
+
+FAR_SHARE = 0.1
+"""At most so many of the scores, and one of a few: more are no exception."""
+
+APART = 0.05
+"""Marks of an axis from 0 to 1 that are closer would be written over each other."""
 
 UNUSED = "not used"
 """Where a key does not exist, under some values of another."""
@@ -61,15 +67,13 @@ def finite(value: float | None) -> bool:
 
 def cut(scores: Sequence[float], mode: Mode) -> list[float]:
     """The scores, those far off moved to where the others end (see FAR)."""
-    if not scores:
-        return []
-    middle = statistics.median(scores)
-    reach = FAR * abs(middle - (min(scores) if mode == "min" else max(scores)))
-    if not reach:
+    if len(scores) < 3:
         return list(scores)
-    if mode == "min":
-        return [min(score, middle + reach) for score in scores]
-    return [max(score, middle - reach) for score in scores]
+    costs = sorted(scores if mode == "min" else [-score for score in scores])
+    middle = statistics.median(costs)
+    few = max(1, int(FAR_SHARE * len(costs)))
+    end = max(middle + FAR * (middle - costs[0]), costs[-1 - few])
+    return [min(score, end) if mode == "min" else max(score, -end) for score in scores]
 
 
 def shade(place: float) -> str:
@@ -116,4 +120,8 @@ class Axis:
             if all(isinstance(value, int) for value in there):
                 distinct = sorted({round(mark) for mark in distinct})
         ticks = [(place(mark), f"{mark:.3g}") for mark in distinct]
-        return [place(v) if v is not None else UNUSED_AT for v in values], ticks
+        readable: list[tuple[float, str]] = []
+        for tick in ticks:
+            if not readable or tick[0] - readable[-1][0] >= APART:
+                readable.append(tick)
+        return [place(v) if v is not None else UNUSED_AT for v in values], readable

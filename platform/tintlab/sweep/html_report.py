@@ -9,6 +9,7 @@ Each is whole or not there. What may be secret is taken out before anything is w
 
 import base64
 import csv
+import gzip
 import io
 import json
 import math
@@ -140,7 +141,7 @@ def html(
         body += [f'<h2 id="s-{name}">{_TITLES[name]}</h2>', *part]
     body += [
         f'<script type="application/json" id="figures">{_script_json(drawn)}</script>',
-        f"<script>{_plotly()}</script>",
+        f'<script type="text/plain" id="plotly">{_plotly()}</script>',
         f"<script>{_own('report.js')}</script>",
     ]
     head = (
@@ -325,10 +326,11 @@ def _script_json(tree: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def _plotly() -> str:
+    """Plotly's script, packed: 1.9 MB instead of 4.8, and no code that speaks of keys and tokens:
+    what a run logs has secrets taken out, and code would not run any more after that."""
     from plotly.offline import get_plotlyjs  # 0.5 s that only a report pays
 
-    script: str = get_plotlyjs()
-    return script
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _own(name: str) -> str:
