@@ -1,6 +1,6 @@
 """The learned upsampler against bilinear and nearest: ab error on held-out tiles.
 
-    python benchmarks/upsampler.py [--quick]
+    python benchmarks/upsampler.py [--quick] [--seeds 3]
 
 It is trained alone, as in training: pixel loss on true coarse colours of random 64-px crops of the
 train split, exact in one half and quantised in the other, AdamW of the default configuration, the
@@ -41,8 +41,9 @@ Upsampling = Callable[[Tensor, Tensor], Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, one seed")
-    quick = parser.parse_args().quick
-    steps, seeds = (QUICK_STEPS, 1) if quick else (STEPS, SEEDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings of each kind")
+    given = parser.parse_args()
+    steps, seeds = (QUICK_STEPS, 1) if given.quick else (STEPS, given.seeds)
     with packaged_shards() as shards:
         model = colorizer(seed=0)
         learned = {
