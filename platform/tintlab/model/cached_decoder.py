@@ -147,7 +147,9 @@ class _Attending:
     def __init__(self, block: SelfAttention, batch: int, positions: int) -> None:
         like = block.out.weight
         width = like.shape[1]
-        plain = after_norm(block.norm, block.qkv)
+        scale = like.new_ones(3, width, dtype=torch.float64)
+        scale[0] = HEAD_CHANNELS**-0.5  # of queries, hence of scores
+        plain = after_norm(block.norm, block.qkv, scale.flatten())
         query_and_key = (part[..., : 2 * width] for part in plain)
         weight, bias = (_quarter_turn(part) for part in query_and_key)  # of queries and keys
         self.inner = torch.cat((plain.weight, weight), dim=1)
@@ -158,10 +160,30 @@ class _Attending:
             (2 * width, width, 2 * width), dim=1
         )
         heads = (block.heads, HEAD_CHANNELS)
-        self.query = self.query_and_key[:, :width].unflatten(1, heads)[:, :, None]  # (B, N, 1, c)
-        self.new = self.projected[:, width : 3 * width].unflatten(1, (2, *heads))  # key, value
-        self.seen = like.new_zeros(batch, 2, block.heads, positions, HEAD_CHANNELS)
-        self.keys, self.values = self.seen.unbind(1)
+        self.query = self.query_and_key[:, :width].unflatten(1, heads)  # (B, N, c)
+        self.new_key = self.query_and_key[:, width:].unflatten(1, heads)
+        self.new_value = self.value.unflatten(1, heads)
+        self.keys = like.new_zeros(batch, *heads, positions)
+        self.values = like.new_zeros(batch, block.heads, positions, HEAD_CHANNELS)
+        self.all_keys, self.all_values = self.keys.flatten(0, 1), self.values.flatten(0, 1)
+
+    def remember(self, position: int) -> None:
+        """Keep the key and the value that were projected last."""
+        self.keys[:, :, :, position] = self.new_key
+        self.values[:, :, position] = self.new_value
+
+    def mixed(self, until: int) -> Float[Tensor, "B D"]:
+        """What the query that was projected last finds in the first `until` positions.
+
+        Two products, not `scaled_dot_product_attention`, whose kernel splits one query's work as it
+        would that of many: up to twice as fast (measured). Nearly all their time goes into reading
+        keys and values from memory, so each lies as its product reads it.
+        """
+        query = self.query.reshape(-1, 1, HEAD_CHANNELS)  # (B * N, 1, c)
+        scores = torch.bmm(query, self.all_keys[:, :, :until])
+        return torch.bmm(scores.softmax(dim=2), self.all_values[:, :until]).view(
+            len(self.query), -1
+        )
 
 
 def _quarter_turn(x: Float[Tensor, "*rows E"]) -> Float[Tensor, "*rows E"]:
@@ -284,12 +306,9 @@ class CachedDecoder:
         torch.addmm(attention.inner_bias, normed, attention.inner, out=attention.projected)
         attention.query_and_key.mul_(self.cos[self.column])
         attention.query_and_key.addcmul_(attention.quarter, self.sin[self.column])
-        attention.seen[:, :, :, position] = attention.new
-        until = position + 1
-        mixed = F.scaled_dot_product_attention(
-            attention.query, attention.keys[:, :, :until], attention.values[:, :, :until]
-        )  # (B, N, 1, c)
-        stream.addmm_(mixed.flatten(1), attention.outer).add_(attention.outer_bias)
+        attention.remember(position)
+        mixed = attention.mixed(until=position + 1)
+        stream.addmm_(mixed, attention.outer).add_(attention.outer_bias)
 
 
 def _norms(blocks: list[GatedBlock], attention: list[SelfAttention]) -> list[nn.LayerNorm]:
