@@ -120,6 +120,16 @@ def described(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={shown(value)}" for key, value in values.items()) or "the base"
 
 
+def searched(trials: Sequence[TrialRecord]) -> list[str]:
+    """The keys that the configurations have values for, in order."""
+    return list(dict.fromkeys(key for trial in trials for key in trial.values))
+
+
+_DOMINATED: dict[str, Any] = {"size": 8, "line": EDGE, "color": GREY}
+_FRONT: dict[str, Any] = {"size": 11, "line": EDGE, "color": BLUE, "symbol": "diamond"}
+_CATEGORIES: dict[str, Any] = {"type": "category", "categoryorder": "category ascending"}
+
+
 def shown(value: object) -> str:
     """A value, with four digits if it is a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

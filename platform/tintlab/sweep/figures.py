@@ -18,6 +18,7 @@ from tintlab.sweep.answer import (
     pareto_front,
     score_interval,
     scores,
+    searched,
 )
 from tintlab.sweep.axes import (
     BLUE,
@@ -323,16 +324,6 @@ def pareto_figures(record: SweepRecord) -> list[Figure]:
         )
         figures.append({"data": data, "layout": look})
     return figures
-
-
-def searched(trials: Sequence[TrialRecord]) -> list[str]:
-    """The keys that the configurations have values for, in order."""
-    return list(dict.fromkeys(key for trial in trials for key in trial.values))
-
-
-_DOMINATED: dict[str, Any] = {"size": 8, "line": EDGE, "color": GREY}
-_FRONT: dict[str, Any] = {"size": 11, "line": EDGE, "color": BLUE, "symbol": "diamond"}
-_CATEGORIES: dict[str, Any] = {"type": "category", "categoryorder": "category ascending"}
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:

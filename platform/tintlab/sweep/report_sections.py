@@ -11,12 +11,12 @@ from tintlab.sweep.answer import (
     is_reference,
     pareto_front,
     score_interval,
+    searched,
     shown,
 )
 from tintlab.sweep.axes import label
 from tintlab.sweep.commands import again, next_commands
 from tintlab.sweep.failures import failures
-from tintlab.sweep.figures import searched
 from tintlab.sweep.importance import are_numbers
 from tintlab.sweep.records import RunRecord, SweepRecord, TrialRecord
 

@@ -7,10 +7,9 @@ from typing import Any
 from tintlab.config import Workspace
 from tintlab.console import Result, table
 from tintlab.errors import BudgetReached, TintlabError
-from tintlab.sweep.answer import answer, pareto_front, score_interval, shown
+from tintlab.sweep.answer import answer, pareto_front, score_interval, searched, shown
 from tintlab.sweep.commands import again, next_commands
 from tintlab.sweep.failures import failures
-from tintlab.sweep.figures import searched
 from tintlab.sweep.records import SweepRecord, TrialRecord
 from tintlab.sweep.report_sections import shown_metrics
 
