@@ -132,7 +132,7 @@ def test_a_share_by_hand() -> None:
     found = share_interval(np.array([1.0] * 8 + [0.0] * 2))
     assert (found.low, found.high) == pytest.approx((0.49016, 0.94331), abs=1e-4)
     all_won = share_interval(np.ones(10))
-    assert (all_won.low, all_won.high) == (pytest.approx(10 / (10 + 1.959964**2)), 1.0)
+    assert (all_won.low, all_won.high) == pytest.approx((10 / (10 + 1.959964**2), 1.0))
 
 
 def test_wins_on_tiles_of_one_scene_count_once() -> None:
