@@ -115,7 +115,7 @@ def read_measured(folder: Path, config: ExperimentConfig) -> Measured:
     ruler: dict[str, str | int | float] = {
         "data": summary["fingerprint"],
         "split": summary["split"],
-        "crop_px": config.evaluation.crop_px,
+        "crop_px": summary["crop_px"],
         "chroma_stride": config.model.chroma_stride,
         **{f"bins.{key}": value for key, value in config.bins.model_dump().items()},
     }

@@ -27,6 +27,7 @@ from tintlab.evaluation.gate import (
 )
 from tintlab.evaluation.model_card import Origin, model_card
 from tintlab.model.artifact import WEIGHTS, load_config
+from tintlab.settings import EvaluationConfig
 from tintlab.tracking.audit import Entry
 from tintlab.tracking.evaluations import KeptEvaluation, evaluate_model
 from tintlab.tracking.lineage import lineage
@@ -158,9 +159,13 @@ def _judge(
     dry_run: bool,
     on_step: OnStep,
 ) -> _Judged:
-    holder = champion(workspace)
+    holder, held = champion(workspace), None
+    if holder is not None and holder.model_sha256 != model_sha256(candidate.folder):
+        held = find_model(workspace, str(holder.version), offline_ok=False)
+    # By the champion's settings, where there is one: what two protocols give does not compare.
+    settings = load_config((held or candidate).folder).evaluation
     try:
-        kept, ours = _measured(workspace, candidate, shards_uri, dry_run)
+        kept, ours = _measured(workspace, candidate, shards_uri, settings, dry_run)
     except NotFinite as error:  # there is nothing to compare, to register or to force
         rules = Verdict((Rule("finite output", "a number for every photo", str(error), False),))
         raise GateRefused(
@@ -170,9 +175,8 @@ def _judge(
         ) from None
     on_step("candidate evaluated")
     before, theirs = None, None
-    if holder is not None and holder.model_sha256 != model_sha256(candidate.folder):
-        held = find_model(workspace, str(holder.version), offline_ok=False)
-        before, theirs = _measured(workspace, held, shards_uri, dry_run)
+    if held is not None:
+        before, theirs = _measured(workspace, held, shards_uri, settings, dry_run)
         on_step("champion evaluated")
     preference = None
     if policy.min_human_preference is not None and candidate.run_id:
@@ -181,11 +185,15 @@ def _judge(
 
 
 def _measured(
-    workspace: Workspace, found: FoundModel, shards_uri: str, dry_run: bool
+    workspace: Workspace,
+    found: FoundModel,
+    shards_uri: str,
+    settings: EvaluationConfig,
+    dry_run: bool,
 ) -> tuple[KeptEvaluation, Measured]:
     if dry_run:
         found = replace(found, run_id=None)  # measured, but not logged to its run
-    kept = evaluate_model(workspace, found, shards_uri)
+    kept = evaluate_model(workspace, found, shards_uri, settings=settings)
     return kept, read_measured(kept.folder, load_config(found.folder))
 
 
