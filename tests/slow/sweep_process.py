@@ -72,7 +72,8 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(**env),
+        # Threads that wait do not spin: beside other work a step would take a second.
+        env=environment(OMP_WAIT_POLICY="PASSIVE", **env),
         cwd=ROOT,
         start_new_session=True,
     )
