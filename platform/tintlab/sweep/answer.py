@@ -125,11 +125,6 @@ def searched(trials: Sequence[TrialRecord]) -> list[str]:
     return list(dict.fromkeys(key for trial in trials for key in trial.values))
 
 
-_DOMINATED: dict[str, Any] = {"size": 8, "line": EDGE, "color": GREY}
-_FRONT: dict[str, Any] = {"size": 11, "line": EDGE, "color": BLUE, "symbol": "diamond"}
-_CATEGORIES: dict[str, Any] = {"type": "category", "categoryorder": "category ascending"}
-
-
 def shown(value: object) -> str:
     """A value, with four digits if it is a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

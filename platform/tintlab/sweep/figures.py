@@ -326,6 +326,11 @@ def pareto_figures(record: SweepRecord) -> list[Figure]:
     return figures
 
 
+_DOMINATED: dict[str, Any] = {"size": 8, "line": EDGE, "color": GREY}
+_FRONT: dict[str, Any] = {"size": 11, "line": EDGE, "color": BLUE, "symbol": "diamond"}
+_CATEGORIES: dict[str, Any] = {"type": "category", "categoryorder": "category ascending"}
+
+
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
     """With 1, 2 and 5 of every power of ten: Plotly's own labels leave out the zeros."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
