@@ -50,7 +50,6 @@ LINES_DRAWN = 500
 """Of the parallel coordinates; of more configurations the best are drawn."""
 POINTS_MARKED = 3000
 """Up to so many reports in all, learning curves have a dot for each."""
-
 CROWD = 100
 """From more runs on, their lines are thin."""
 
