@@ -145,18 +145,19 @@ def test_a_sweep_that_is_told_to_stop(
     code: int,
     limit_s: float,
 ) -> None:
-    """The signal goes to the whole process group, as a terminal sends it."""
+    """Ctrl-C goes to the whole process group, as a terminal sends it, SIGTERM to the command."""
     workspace = tmp_path / "stopped"
     argv = options(workspace, shards, steps=400, every=100)
     argv += ["--num-trials", "2"]
     process = start(argv)
     wait_for_run(workspace, process, reports=1)
-    os.killpg(process.pid, number)
+    send = os.killpg if number == signal.SIGINT else os.kill
+    send(process.pid, number)
     began_s = time.monotonic()
     if signals == 2:
         time.sleep(0.3)
         began_s = time.monotonic()
-        os.killpg(process.pid, number)
+        send(process.pid, number)
     process.communicate(timeout=120)
     took_s = time.monotonic() - began_s
     statuses = mlflow_runs(workspace)
