@@ -1,7 +1,7 @@
 """Promotions are raced and killed, models tampered with: @champion is always one whole version.
 
-Two tiny models that were really trained, and a poor first champion; every race and every kill
-starts from the same registry, in processes forked from one that has imported everything.
+A good and a middling model that were really trained, and a poor first champion; every race and
+every kill starts from the same registry, in processes forked from one that has imported everything.
 """
 
 import itertools
@@ -63,8 +63,8 @@ class Racers:
         self.shards = write_photos(folder / "shards")
         self.poor = trained(self.workspace, self.shards, "poor", steps=5)
         self.good = trained(self.workspace, self.shards, "good", steps=200)
-        self.other = trained(self.workspace, self.shards, "other", steps=200, seed=1)
-        for run_id in (self.good, self.other):  # measured now, so that races are quick
+        self.middling = trained(self.workspace, self.shards, "middling", steps=50)
+        for run_id in (self.good, self.middling):  # measured now, so that races are quick
             evaluate_model(self.workspace, find_model(self.workspace, run_id), self.shards)
         promote(self.workspace, self.poor, self.shards)
         self.start = Beginning(self.workspace)
@@ -99,9 +99,7 @@ class Racers:
             file.unlink()
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +121,7 @@ def test_two_promotions_at_once_leave_one_champion_and_lose_nothing(
     champions, lost, entries, overtaken = [], 0, [], 0
     for number in range(RACES):
         racers.start.restore()
-        runs = [racers.good, racers.other]
+        runs = [racers.good, racers.middling]
         answers = racers.order(promote=runs if number % 2 else runs[::-1])
         assert all("ok" in answer or answer["code"] == 6 for answer in answers), answers
         seen = racers.look()
