@@ -308,7 +308,7 @@ def test_a_kept_evaluation_is_read_with_its_ruler(tmp_path: Path) -> None:
         "colorfulness": [3.0, 4.0],
     }
     pq.write_table(pa.table(rows), tmp_path / "per_image.parquet")
-    summary = {"fingerprint": "f", "split": "test", "images": 2}
+    summary = {"fingerprint": "f", "split": "test", "images": 2, "crop_px": 16}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     config = ExperimentConfig().replaced({"evaluation.crop_px": 16, "bins.per_channel": 9})
     found = read_measured(tmp_path, config)

@@ -77,7 +77,7 @@ def signed(entry: Entry) -> Entry:
     now = datetime.now(UTC)
     return replace(
         entry,
-        id=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",
+        id=f"{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}",  # sorts by time
         who=provenance.source_tags()[mlflow_tags.MLFLOW_USER],
         machine=socket.gethostname(),
         when=now.isoformat(timespec="seconds"),
