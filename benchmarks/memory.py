@@ -38,7 +38,7 @@ QUICK_SIDE_PX = 64
 STEPS = 3
 BASE = {"model.depth": DEPTH, "model.decoder_attention_blocks": 1, "bins.kind": "joint"}
 CHECKPOINTING: dict[str, object] = {"training.activation_checkpointing": True}
-CHUNKS: dict[str, object] = {"training.loss_chunks": 16}
+CHUNKS: dict[str, object] = {"training.loss_chunks": 4}
 SAVING = {**CHECKPOINTING, **CHUNKS}
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     "plain": {},

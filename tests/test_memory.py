@@ -1,6 +1,7 @@
 """Saving memory changes no number: checkpointed blocks and chunked losses equal the plain path."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tintlab.config import ExperimentConfig
 from tintlab.model.colorizer import Colorizer
+from tintlab.model.recompute import ATTENTION
 from tintlab.training.objective import Objective
 
 BASE = ExperimentConfig().replaced(
@@ -100,6 +102,32 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(part, Tensor):
                 self.elements = max(self.elements, part.numel())
         return result
+
+
+class Dear(TorchDispatchMode):
+    """How often each operation ran that is not worth computing twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default and args[1][0, 0].numel() > 1:
+            self.calls["convolution"] += 1
+        if func in ATTENTION:
+            self.calls["attention"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_convolutions_and_attention_are_computed_once():
+    counted = []
+    for options in ({}, {"training.activation_checkpointing": True}):
+        with Dear() as dear:
+            stepped(BASE.replaced(options))
+        counted.append(dear.calls)
+    assert counted[0] == counted[1]
+    assert counted[0]["attention"] == 2
+    assert counted[0]["convolution"] >= 2 * BASE.model.depth
 
 
 def test_no_tensor_as_large_as_the_logits_ever_exists():

@@ -182,7 +182,8 @@ class TrainingConfig(Settings):
     """bf16, fp16: autocast of forward passes; weights, losses and the optimizer stay fp32. fp16
     scales the loss, and leaves out a step whose gradients overflow."""
     activation_checkpointing: bool = False
-    """Keep the inputs of each block only, and compute the rest again: less memory, more time."""
+    """Keep of each block its inputs and what convolutions and attention gave, and compute the rest
+    again: less memory, more time."""
     loss_chunks: int = Field(1, ge=1, le=4096)
     """Parts in which logits and cross-entropies are computed; above 1, none outlives its part."""
     channels_last: bool = False

@@ -102,9 +102,9 @@ class Colorizer(nn.Module):
         return F.pad(plane, (0, missing_columns, 0, missing_rows), mode="replicate")
 
     def recompute_activations(self) -> None:
-        """From now on, keep the inputs of each block only and compute the rest again in backward.
+        """From now on, keep little of each block and compute the rest again in backward.
 
-        Costs about a third more time, and changes no value. It is how a model is trained, not what
+        Costs time and changes no value, see `recompute`. It is how a model is trained, not what
         it is, so it is not part of `model_config` and not saved.
         """
         self.encoder.recompute = self.decoder.recompute = True

@@ -146,7 +146,7 @@ class ColorDecoder(nn.Module):
     """Logits of every token given the tokens before it in raster order (a before b) and L."""
 
     recompute: bool = False
-    """Keep nothing within a block for the backward pass (activation checkpointing)."""
+    """Keep little within a block for the backward pass (activation checkpointing)."""
 
     def __init__(self, model: ModelConfig, channels: int, bins: int) -> None:
         super().__init__()

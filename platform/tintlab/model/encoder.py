@@ -82,7 +82,7 @@ class GrayEncoder(nn.Module):
     """L to one vector for each chroma position."""
 
     recompute: bool = False
-    """Keep nothing within a block for the backward pass (activation checkpointing)."""
+    """Keep little within a block for the backward pass (activation checkpointing)."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()

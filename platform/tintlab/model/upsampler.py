@@ -110,7 +110,7 @@ class Upsampler(nn.Module):
     """Bilinear at first; learns from the pixel and perceptual losses."""
 
     recompute: bool = False
-    """Keep nothing within a band for the backward pass (activation checkpointing)."""
+    """Keep little within a band for the backward pass (activation checkpointing)."""
 
     def __init__(self, skip_widths: Sequence[int] = ()) -> None:
         """Args: skip_widths: channels of each of the skip features; of none, L alone guides."""
