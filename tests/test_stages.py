@@ -133,7 +133,8 @@ def test_a_trial_that_cannot_succeed_is_told_with_its_reason_and_not_tried_again
     assert main(argv) == 4
     trials = json.loads(capsys.readouterr().out)["trials"]
     assert [trial["state"] for trial in trials] == ["complete", "failed"]
-    assert trials[1]["reason"].startswith("settings: crop_px=1000 is larger than photo")
+    assert trials[1]["reason"].startswith("crop_px=1000 is larger than photo")
+    assert trials[1]["runs"][0]["failure"] == "settings"
     store = MlflowClient(tracking_uri=f"sqlite:///{place}/failing/mlflow.db")
     experiment = store.get_experiment_by_name("too_large")
     runs = store.search_runs([experiment.experiment_id], "tags.trial_id != ''")
@@ -155,7 +156,7 @@ def test_a_changed_sweep_of_the_same_name_is_refused(
     swept: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = called(capsys, *swept, "--training.seed", "5", code=2)
-    assert "training.seed 0 -> 5" in document["error"]["message"]
+    assert "training.seed: 0 -> 5" in document["error"]["message"]
 
 
 def test_the_best_becomes_champion_once_and_colours_grey_photos(

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tintlab.cluster import TRIAL_SLOT, connect, storage_of
 from tintlab.config import Workspace
+from tintlab.data.shards import open_shards
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.interrupts import Interruptible
 from tintlab.settings import TrainingConfig
@@ -73,9 +74,10 @@ def run_sweep(
         identity=identity,
         tags={"question": started.question.text},
     )
-    counts = {"trials": started.num_trials, "replicates": space.replicates}
+    counts = open_shards(started.shards_uri).manifest.counts
     parent.log_dataset(started.data_fingerprint, started.shards_uri, counts)
     parent.log_params({"metric": space.metric, "mode": space.mode, "seed": started.seed})
+    parent.log_params({"replicates": space.replicates})
     payload = {
         "workspace": workspace.root,
         "parent": identity,

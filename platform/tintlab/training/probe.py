@@ -4,6 +4,8 @@ One worker's share of the steps is made here, on the real photos and the device 
 and thrown away. Time over several workers adds what they tell each other, which is not measured.
 """
 
+import ctypes
+import gc
 import resource
 import statistics
 import time
@@ -169,6 +171,9 @@ def _in_use_mb(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_reserved(device) / 1e6
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)  # what lies idle in the heap would be used again, and seem to be free
     return psutil.Process().memory_info().rss / 1e6
 
 
