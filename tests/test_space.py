@@ -1,19 +1,20 @@
 """The words of a search space: what a trial is drawn from, tried first, and described by."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tintlab.config import ExperimentConfig
+from tintlab.config import ExperimentConfig, Workspace
 from tintlab.errors import ConfigError
 from tintlab.sweep.checks import check
 from tintlab.sweep.difference import difference
 from tintlab.sweep.question import load_space, space_names
 from tintlab.sweep.space import SearchSpace, When, described
-from tintlab.sweep.start import with_champion
+from tintlab.sweep.start import champion_values, with_champion
 
 LR = FloatDistribution(1e-3, 1e-2, log=True)
 
@@ -298,3 +299,8 @@ def test_a_changed_setting_is_said_with_both_values() -> None:
     before = ExperimentConfig()
     now = before.replaced({"training.steps": 300})
     assert difference(before.flat(), now.flat()) == ["training.steps: 400 -> 300"]
+
+
+def test_where_nothing_was_trained_there_is_no_champion_to_start_from(tmp_path: Path) -> None:
+    assert champion_values(Workspace.at(str(tmp_path))) is None
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from tintlab.config import Workspace
 from tintlab.sweep.space import CHAMPION, VARIANT, SearchSpace, When, holds
 from tintlab.tracking.reading import run_config
 from tintlab.tracking.registry import champion
+from tintlab.tracking.store import has_store
 
 
 def champion_values(workspace: Workspace) -> dict[str, Any] | None:
@@ -14,7 +15,7 @@ def champion_values(workspace: Workspace) -> dict[str, Any] | None:
 
     Raises: EnvironmentFault: the store does not answer. ConfigError: this version refuses it.
     """
-    version = champion(workspace)
+    version = champion(workspace) if has_store(workspace) else None
     return None if version is None else run_config(workspace, version.run_id).flat()
 
 

@@ -115,6 +115,12 @@ def experiment_id(client: MlflowClient, workspace: Workspace, name: str) -> str:
     return str(found.experiment_id)
 
 
+def has_store(workspace: Workspace) -> bool:
+    """False where the tracking database would be a file and nobody has made it yet."""
+    file = workspace.tracking_uri.removeprefix("sqlite:///")
+    return file == workspace.tracking_uri or Path(file).exists()
+
+
 @contextmanager
 def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     """A client whose errors become ours.
@@ -123,11 +129,10 @@ def asking(workspace: Workspace, unknown: str) -> Iterator[MlflowClient]:
     Raises: ConfigError: it does not exist. StoreAway: the store does not answer. EnvironmentFault:
         it refuses, or nothing was ever tracked in this workspace; asking creates no database.
     """
-    file = workspace.tracking_uri.removeprefix("sqlite:///")
-    if file != workspace.tracking_uri and not Path(file).exists():
+    if not has_store(workspace):
         raise EnvironmentFault(
-            f"nothing was trained in {workspace.root} yet: no {Path(file).name}; run tintlab sweep "
-            "or tintlab train first, or give --workspace"
+            f"nothing was trained in {workspace.root} yet: no {Path(workspace.tracking_uri).name}; "
+            "run tintlab sweep or tintlab train first, or give --workspace"
         )
     try:
         ensure_store(workspace)
