@@ -36,18 +36,19 @@ def main(command: Command) -> Result:
     from tintlab.tracking.models import find_model
 
     place, uri, split = command.place, command.shards or command.place.shards, command.split
-    fingerprint = open_shards(uri).manifest.fingerprint
-    found, names = find_model(place, command.model), [command.model, *command.others]
-    if command.dry_run:
-        data = {"model": found.label, "others": list(command.others), "split": split}
-        data["data"] = fingerprint
-        return Result(data, f"{' and '.join(names)} would be measured on {split} of {uri}")
-    with ProgressLine() as line:
-        if command.others:
+    data: dict[str, object] = {"data": open_shards(uri).manifest.fingerprint, "split": split}
+    names = [command.model, *command.others]
+    if command.others and not command.dry_run:
+        with ProgressLine() as line:
             compared = compare_models(
                 place, names, uri, split, workers=command.workers, show=line.show
             )
-            return Result(compared.document(), compared.text())
+        return Result(compared.document(), compared.text())
+    found = find_model(place, command.model)
+    if command.dry_run:
+        data |= {"model": found.label, "others": list(command.others)}
+        return Result(data, f"{' and '.join(names)} would be measured on {split} of {uri}")
+    with ProgressLine() as line:
         kept = evaluate_model(place, found, uri, split, workers=command.workers, show=line.show)
     text = f"{found.label} on {kept.summary['images']} photos of {split}\n{kept.text()}"
     return Result({**kept.summary, "model": found.label, "folder": str(kept.folder)}, text)

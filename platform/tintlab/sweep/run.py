@@ -76,8 +76,14 @@ def run_sweep(
     )
     counts = open_shards(started.shards_uri).manifest.counts
     parent.log_dataset(started.data_fingerprint, started.shards_uri, counts)
-    parent.log_params({"metric": space.metric, "mode": space.mode, "seed": started.seed})
-    parent.log_params({"replicates": space.replicates})
+    parent.log_params(
+        {
+            "metric": space.metric,
+            "mode": space.mode,
+            "seed": started.seed,
+            "replicates": space.replicates,
+        }
+    )
     payload = {
         "workspace": workspace.root,
         "parent": identity,
