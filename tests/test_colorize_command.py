@@ -21,6 +21,7 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.model.artifact import save_model
 from tintlab.model.colorizer import Colorizer
 from tintlab.serving.showcase import showcase
+from tintlab.tracking.models import FoundModel
 
 CONFIG = ExperimentConfig().replaced({"model.depth": 1, "data.crop_px": 16})
 
@@ -55,6 +56,22 @@ def colorize(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def refusal(document: dict[str, Any]) -> str:
     return str(document["error"]["message"])
+
+
+def test_a_champion_from_the_cache_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = "the tracking store does not answer; using version 3, which @champion was yesterday"
+    cached = FoundModel("@champion (version 3)", model, None, 3, told)
+    monkeypatch.setattr("tintlab.serving.colorize_command.find_model", lambda place, name: cached)
+    assert main(["colorize", str(photo), "--out", str(tmp_path / "out")]) == 0
+    out, said = capsys.readouterr()
+    assert told in said
+    assert told not in out
 
 
 def test_stdout_carries_the_picture_and_nothing_else(

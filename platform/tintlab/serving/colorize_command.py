@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tintlab.cluster import connect
 from tintlab.config import Workspace
-from tintlab.console import ProgressLine, Result
+from tintlab.console import ProgressLine, Result, say
 from tintlab.data.decoding.images import Undecodable
 from tintlab.data.sources.listing import printable
 from tintlab.errors import ConfigError, EnvironmentFault
@@ -59,6 +59,8 @@ def colorize(options: ColorizeOptions, place: Workspace, as_json: bool, dry_run:
     if not to.stdout:
         require_writable(to.path)
     found = find_model(place, options.model)
+    if found.cached:
+        say(found.cached)
     if dry_run:
         count = 1 if stdin else len(photos)
         return Result({"inputs": count, "model": found.label}, f"{count} photos, {found.label}")
