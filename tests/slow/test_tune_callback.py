@@ -135,4 +135,3 @@ def test_our_sweep_waits_for_no_store(tmp_path: Path, figure: Figure) -> None:
         "about 1; no hang; 3",
     )
     assert statuses["slow"] == statuses["fast"] == ["FINISHED"] * 3
-    assert seconds["slow"] < 2 * seconds["fast"] + 2
