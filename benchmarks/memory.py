@@ -5,10 +5,11 @@
 Every measurement is a fresh process that makes three steps (forward, backward, AdamW) of a model of
 depth 8 on random planes of 128 px, batch 8 and 32x32 chroma positions, where activations are nearly
 everything. `peak` is the process's largest resident set (ru_maxrss) less what it held before the
-first step; time is the faster of the last two steps. `saving` is activation checkpointing and
-chunked cross-entropy together, at the same micro-batch as `plain`; the others are each by itself,
-and `all` adds gradient accumulation (the same batch in 2 parts). bf16 autocast is not among them:
-CPUs without bf16 units only lose time by it. Configurations take turns; figures are medians.
+first step; time is the faster of the last two steps. `saving` is all that saves memory together:
+activation checkpointing, chunked cross-entropy and gradient accumulation (the same batch in 2
+parts); `one_backward` is that without accumulation, the others are each by itself. bf16 autocast is
+not among them: CPUs without bf16 units only lose time by it. Configurations take turns; figures are
+medians; `ratio.peak` and `ratio.time` are those of `saving`.
 
 glibc keeps freed blocks of up to 32 MiB for later, which makes a process as large as its worst
 fragmentation and not as what it needs. So all run with MALLOC_MMAP_THRESHOLD_=65536, which gives
@@ -39,13 +40,15 @@ STEPS = 3
 BASE = {"model.depth": DEPTH, "model.decoder_attention_blocks": 1, "bins.kind": "joint"}
 CHECKPOINTING: dict[str, object] = {"training.activation_checkpointing": True}
 CHUNKS: dict[str, object] = {"training.loss_chunks": 4}
-SAVING = {**CHECKPOINTING, **CHUNKS}
+PARTS: dict[str, object] = {"training.accumulation": 2}
+SAVING = {**CHECKPOINTING, **CHUNKS, **PARTS}
 CONFIGURATIONS: dict[str, dict[str, object]] = {
     "plain": {},
     "saving": SAVING,
+    "one_backward": {**CHECKPOINTING, **CHUNKS},
     "checkpointing": CHECKPOINTING,
     "chunked_loss": CHUNKS,
-    "all": {**SAVING, "training.accumulation": 2},
+    "accumulation": PARTS,
     "plain_default_malloc": {},
     "saving_default_malloc": SAVING,
 }

@@ -20,14 +20,14 @@ STAGES = {
     "promote": "a run's model -> the registry's @champion, if it is proven better",
     "rollback": "@champion goes back to the version it was before",
     "models": "the registry's versions, with their aliases and where they came from",
+    "export": "a model -> torch.export programs of its encoder and its upsampler",
     "colorize": "grey photos -> coloured photos, with a model of the registry",
     "track": "send what dead processes measured to the tracking store (track sync)",
     "doctor": "what this machine has: versions, devices, paths",
     "demo": "all of it on the packaged photographs, in a few minutes",
 }
 
-HELP = f"""\
-usage: tintlab STAGE [OPTIONS]
+HELP = f"""usage: tintlab STAGE [OPTIONS]
 
 Experiments with autoregressive image colorizers, distributed by Ray.
 

@@ -70,7 +70,7 @@ def require_writable(uri: str) -> None:
         fs.rm_file(probe)
     except Exception as error:  # drivers of fsspec raise what they like
         raise EnvironmentFault(
-            f"cannot write to {uri}: {one_line(error)}; choose a workspace that can be written"
+            f"cannot write to {uri}: {one_line(error)}; choose a place that can be written"
         ) from None
 
 

@@ -130,11 +130,12 @@ class Upsampler(nn.Module):
         ab: Float[Tensor, "B 2 h w"],
         L: Float[Tensor, "B 1 H W"],
         skips: Skips = (),
-        band_pixels: int = BAND_PIXELS,
+        band_pixels: int | None = BAND_PIXELS,
     ) -> Float[Tensor, "B 2 H W"]:
         """Full-resolution ab; the result does not depend on `band_pixels`.
 
-        Args: skips: of a gray photo of any size that is spread over the same area as L.
+        Args: skips: of a gray photo of any size that is spread over the same area as L;
+            band_pixels: how many at a time; None takes all at once, without a loop.
         """
         light = (L / LAB_SCALE).movedim(1, -1)  # (B, H, W, 1)
         planes = [
@@ -142,7 +143,8 @@ class Upsampler(nn.Module):
         ]
         cells = self._cells(ab.to(L.dtype), [light, *planes])
         grid, *finer = (grid_under(L, plane) for plane in (cells, *planes))
-        band = max(1, band_pixels // (len(L) * L.shape[3]))
+        height = L.shape[2]
+        band = max(1, band_pixels // (len(L) * L.shape[3])) if band_pixels else height
         parts = [
             called(
                 self._band,
@@ -153,7 +155,7 @@ class Upsampler(nn.Module):
                 [each.rows(top, top + band) for each in finer],
                 recompute=self.recompute,
             )
-            for top in range(0, L.shape[2], band)
+            for top in (range(0, height, band) if band_pixels else (0,))
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
@@ -163,7 +165,7 @@ class Upsampler(nn.Module):
         means = [F.adaptive_avg_pool2d(plane.movedim(-1, 1), grid) for plane in guides]
         values = torch.cat((ab, *means), dim=1)  # (B, V, h, w)
         around = F.unfold(F.pad(values, (1, 1, 1, 1), mode="replicate"), 3)
-        around = around.view(len(ab), -1, CELLS, *grid)  # (B, V, 9, h, w)
+        around = around.view(ab.shape[0], -1, CELLS, *grid)  # (B, V, 9, h, w)
         differences = around - values[:, :, None]
         scaled = torch.cat((differences[:, :2] / LAB_SCALE, differences[:, 2:]), dim=1)
         seen = torch.cat((scaled.flatten(1, 2), values[:, 3:]), dim=1)

@@ -22,7 +22,7 @@ from tintlab.sweep.question import Question, load_space
 from tintlab.sweep.records import SweepRecord
 from tintlab.sweep.space import CHAMPION
 from tintlab.sweep.started import Started
-from tintlab.sweep.study import storage_at
+from tintlab.sweep.study import answering, storage_at
 
 NAME = re.compile(r"[\w][\w.-]{0,99}")
 
@@ -68,7 +68,7 @@ def opened(request: SweepRequest, workspace: Workspace) -> Iterator[OpenSweep]:
 
     Raises: ConfigError: the space cannot run, or it differs from what the sweep was started with.
         ConflictError: another process runs it, or another question has its name. EnvironmentFault:
-        the database does not answer, or the workspace or shards are not there.
+        the database does not answer, or no longer, or the workspace or shards are not there.
     """
     _check(request)
     open_shards(request.shards_uri)
@@ -80,17 +80,18 @@ def opened(request: SweepRequest, workspace: Workspace) -> Iterator[OpenSweep]:
         )
     require_writable(workspace.root)
     file = sqlite_file(url)
-    if file:
-        with held_beside(file, request.name):
-            yield OpenSweep(_continued(_study(url, request), request, workspace), None)
-        return
-    study = _study(url, request)
-    owner = OwnerRecord(study)
-    owner.take()
-    try:
-        yield OpenSweep(_continued(study, request, workspace), owner)
-    finally:
-        owner.release()
+    with answering(url):
+        if file:
+            with held_beside(file, request.name):
+                yield OpenSweep(_continued(_study(url, request), request, workspace), None)
+            return
+        study = _study(url, request)
+        owner = OwnerRecord(study)
+        owner.take()
+        try:
+            yield OpenSweep(_continued(study, request, workspace), owner)
+        finally:
+            owner.release()
 
 
 @runtime_checkable

@@ -1,11 +1,15 @@
 """Optuna's side of the ledger: a database that answers in time, and draws that can be repeated."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
 
 from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.redaction import redacted
@@ -59,6 +63,23 @@ def storage_at(url: str) -> BaseStorage:
         f"{where} cannot be opened: {redacted(first)}; check --sweep.storage, that it runs, and "
         "that it can be written"
     ) from None
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Inside the block the database at `url` is used.
+
+    Raises: EnvironmentFault: it stopped answering.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ or error  # Optuna's own says only that something went wrong
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise EnvironmentFault(
+            f"the sweeps' database {redacted(url)} does not answer any longer: {redacted(first)}; "
+            "what it was told is kept: the same command goes on once it is there"
+        ) from None
 
 
 class Draw(optuna.Trial):
