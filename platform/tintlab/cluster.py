@@ -11,6 +11,7 @@ from typing import Any
 
 from tintlab.config import Workspace
 from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.interrupts import Hurried
 
 TRIAL_SLOT = "trial_slot"
 """Custom resource that keeps the drivers of multi-worker trials on the head node (cluster.yaml)."""
@@ -140,5 +141,9 @@ def connect(workspace: Workspace, address: str | None = None) -> Iterator[None]:
                     "and set TINTLAB_SHARED_WORKSPACE=1 to say that it is shared"
                 )
             yield
-        finally:
+        except Hurried:
+            raise  # a Ray that was started here ends with this process
+        except BaseException:
             ray.shutdown()  # which says what is left
+            raise
+        ray.shutdown()

@@ -9,14 +9,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import StringIO
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tintlab.errors import ConfigError, TintlabError
+from tintlab.interrupts import Hurried
 from tintlab.redaction import redacted, redacted_tree
 
 Arguments = TypeVar("Arguments")
@@ -114,6 +115,10 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
     except TintlabError as error:
         found = Result(error.data, error.text)
         return _failed(str(error), error.exit_code, type(error).__name__, as_json, found)
+    except Hurried as error:
+        code = 143 if isinstance(error.__cause__, Terminated) else 130
+        _failed("interrupted twice; the same command goes on", code, "Interrupted", as_json)
+        _leave(code)
     except Terminated:
         return _failed("terminated; the same command goes on", 143, "Terminated", as_json)
     except KeyboardInterrupt:
@@ -137,6 +142,18 @@ def run(command: Callable[[], Result], as_json: bool) -> int:
     else:
         print(redacted(result.text), flush=True)
     return result.exit_code
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once with all that this process has started, such as a Ray, which would take seconds
+    to be asked."""
+    import psutil
+
+    sys.stderr.flush()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    os._exit(code)
 
 
 @contextmanager

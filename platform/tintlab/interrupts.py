@@ -8,6 +8,10 @@ from typing import Any
 LOOK_EVERY_S = 0.5
 
 
+class Hurried(KeyboardInterrupt):
+    """A second Ctrl-C or SIGTERM: nothing is waited for any longer. The first is its cause."""
+
+
 class Interruptible:
     """A call in a thread, so that signals reach the main one: Ray would handle Ctrl-C its way."""
 
@@ -33,7 +37,8 @@ class Interruptible:
         return not self._over.is_set()
 
     def wait(self, interrupted: Callable[[], bool], grace_s: float) -> None:
-        """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait.
+        """Until it has ended; raises what it raised, or a KeyboardInterrupt that cannot wait, the
+        second one as `Hurried`.
 
         Args: interrupted: called at the first KeyboardInterrupt; whether there is anything to wait
             for. grace_s: how long that is waited for.
@@ -44,7 +49,7 @@ class Interruptible:
                 self._over.wait(LOOK_EVERY_S)
             except KeyboardInterrupt as error:  # SIGTERM is one as well
                 if self.interrupt:
-                    raise
+                    raise Hurried from error
                 self.interrupt = error
                 deadline_s = time.monotonic() + grace_s
                 if not interrupted():
