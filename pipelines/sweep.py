@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from tyro.conf import Positional
 
 from tintlab.command import ExperimentCommand, base_experiment
-from tintlab.config import ExperimentConfig
 from tintlab.console import Result, option
 from tintlab.settings import SweepConfig
 
@@ -36,9 +35,8 @@ def defaults(argv: list[str]) -> Command:
 
     if option(argv, "--resume"):
         return Command(**opening.resumed(argv))
-    name = next((word for word in argv[:1] if word[0] != "-"), "")
-    fixed = question.load_space(name).space.base() if name else ExperimentConfig()
-    return Command(space=name, experiment=base_experiment(argv, fixed))
+    name, base, own = question.named(argv)
+    return Command(space=name, experiment=base_experiment(argv, base, own))
 
 
 def main(command: Command) -> Result:

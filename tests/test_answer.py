@@ -36,6 +36,18 @@ def test_the_difference_is_welch_s(first: list[float], second: list[float]) -> N
     assert (found.interval.low, found.interval.high) == pytest.approx((low, high), abs=1e-9)
 
 
+def test_a_reference_that_wins_is_the_best_of_its_own_side() -> None:
+    """The more of it there were, the likelier that one of them came out best by chance."""
+    of_reference = [
+        trial(n, {**COSINE, "n": n}, [0.80 + n / 100, 0.81 + n / 100]) for n in range(8)
+    ]
+    record = sweep(*of_reference, trial(8, CYCLE, [0.95, 0.96]), reference=REFERENCE)
+    found = comparison(record, completed(record))
+    assert found.reference_wins
+    assert (found.tried, found.others) == (8, 1)
+    assert "the only other one" in answer(record)
+
+
 def test_an_interval_over_seeds_holds_the_truth_as_often_as_it_says() -> None:
     draw = np.random.default_rng(0)
     held = 0

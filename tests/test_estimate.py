@@ -116,8 +116,9 @@ def test_variants_are_all_probed_and_counted_alike(
 
 
 def test_gpus_are_counted_and_what_does_not_fit_is_said(
-    shards_uri: str, priced: list[tuple[int, int]]
+    shards_uri: str, priced: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     config = CONFIG.replaced({"training.gpus_per_worker": 0.5, "model.depth": 4})
     question = asked(search=LR, stopping="none")
     found = estimate(question, config, shards_uri, 6, 3)
@@ -128,6 +129,8 @@ def test_gpus_are_counted_and_what_does_not_fit_is_said(
     assert "IT WILL NOT FIT" not in replace(found, advice="").text
     alone = estimate(question, config, shards_uri, 6, 1)
     assert alone.advice == ""
+    four_workers = config.replaced({"training.workers": 4})
+    assert estimate(question, four_workers, shards_uri, 6, 3).trials_at_once == 1
 
 
 def test_no_more_is_probed_than_a_few_and_both_ends_are(shards_uri: str) -> None:

@@ -591,6 +591,23 @@ def test_a_failed_allocation_says_what_to_change(shards, tmp_path, monkeypatch, 
     assert failure_class(pickle.loads(pickle.dumps(caught.value))) == "out_of_memory"
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "code"),
+        (KeyError("x"), "code"),
+        (RuntimeError("[/pytorch/third_party/gloo/x.cc:534] Connection closed by peer"), None),
+        (torch.distributed.DistNetworkError("the peer is gone"), None),
+        (OSError("no such device"), None),
+        (ConflictError("run x is being trained by process 1"), None),
+        (EnvironmentFault("the disk is full"), "environment"),
+        (ConfigError("depth"), "settings"),
+    ],
+)
+def test_only_what_may_go_well_another_time_is_tried_again(error, kind):
+    assert failure_class(error) == (kind or "infrastructure")
+
+
 def test_a_real_allocation_that_fails_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)

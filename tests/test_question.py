@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tintlab.command import base_experiment
+from tintlab.config import ExperimentConfig
 from tintlab.errors import ConfigError
-from tintlab.sweep.question import load_space
+from tintlab.sweep.question import load_space, named
 
 SPACE = (
     '"""Does depth help?\n\nMore words."""\n'
@@ -55,3 +57,42 @@ def test_what_is_not_there_names_what_is(tmp_path: Path) -> None:
         load_space("lr_cycle")
     with pytest.raises(ConfigError, match="no search space 'xyz'; there are ablation, "):
         load_space("xyz")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["lr_cycles", "--dry-run"],
+        ["--dry-run", "lr_cycles"],
+        ["--workspace", "somewhere", "--json", "lr_cycles", "--seed", "-1"],
+        ["--name=attention", "--training.activation_checkpointing", "lr_cycles"],
+        ["--name", "attention", "--data.no-flip", "lr_cycles"],
+    ],
+)
+def test_a_space_is_found_wherever_it_stands(argv: list[str]) -> None:
+    name, base, own = named(argv)
+    assert name == "lr_cycles"
+    assert base == load_space("lr_cycles").space.base()
+    assert {"model.depth", "schedule.kind"} <= set(own)
+
+
+def test_a_command_line_without_a_space() -> None:
+    assert named(["--resume=x", "--name", "lr_cycles"]) == ("", ExperimentConfig(), [])
+
+
+def test_a_question_keeps_what_it_fixes_over_the_settings_of_a_run_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ExperimentConfig().replaced(
+        {"model.depth": 9, "optimizer.weight_decay": 0.5, "schedule.peak_lr": 0.5}
+    )
+    monkeypatch.setattr("tintlab.tracking.reading.run_config", lambda place, run: before)
+    _, base, own = named(["lr_cycles"])
+    found = base_experiment(["lr_cycles", "--from-run", "x"], base, own).flat()
+    assert found["optimizer.weight_decay"] == 0.5
+    assert found["model.depth"] == base.model.depth
+    assert found["schedule.peak_lr"] == base.schedule.peak_lr  # it is searched
+    file = tmp_path / "settings.yaml"
+    file.write_text("optimizer: {weight_decay: 0.25}")
+    found = base_experiment(["lr_cycles", "--config", str(file)], base, own).flat()
+    assert found == {**base.flat(), "optimizer.weight_decay": 0.25}

@@ -218,11 +218,9 @@ def test_a_run_takes_the_share_of_a_gpu_it_asks_for_and_a_driver_no_core(ray_clu
     assert resources_of(several, 4) == {"trial_slot": 1.0}
 
 
-def test_no_more_runs_start_together_than_have_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
-    assert fitting(TrainingConfig(workers=2, gpus_per_worker=1), 8) == 2
-    assert fitting(TrainingConfig(gpus_per_worker=0.25), 20) == 16
-    assert fitting(TrainingConfig(workers=16), 8) == 1
-    assert fitting(TrainingConfig(), 3) == 3
+def test_no_more_runs_start_together_than_have_room() -> None:
+    there = {"CPU": 16.0, "GPU": 4.0}
+    assert fitting(TrainingConfig(workers=2, gpus_per_worker=1), 8, there) == 2
+    assert fitting(TrainingConfig(gpus_per_worker=0.25), 20, there) == 16
+    assert fitting(TrainingConfig(workers=16), 8, there) == 1
+    assert fitting(TrainingConfig(), 3, there) == 3

@@ -15,7 +15,7 @@ import pytest
 from made_up_sweeps import METRIC, large_sweep, run, sweep, trial
 
 from tintlab.config import Workspace
-from tintlab.errors import TintlabError
+from tintlab.errors import BudgetReached, TintlabError
 from tintlab.redaction import redacted
 from tintlab.sweep.axes import Axis, cut
 from tintlab.sweep.comparison import ComparedPhotos
@@ -271,11 +271,18 @@ def test_the_result_says_all_that_others_read() -> None:
 
 def test_a_sweep_without_a_complete_trial_is_an_error_once_it_has_ended() -> None:
     lost = trial(0, COSINE, [0.8], state="failed", failure="data", reason="shard 3 is damaged")
-    with pytest.raises(TintlabError, match=r"no trial of sweep 'cycles' completed: shard 3 is"):
-        result_of(sweep(lost), None)
+    page = Path("/ws/reports/cycles/report.html")
+    with pytest.raises(TintlabError, match=r"no trial of .* completed: shard 3 is") as caught:
+        result_of(sweep(lost), page)
+    assert caught.value.data["trials"][0]["reason"] == "shard 3 is damaged"
+    assert f"report: {page}" in caught.value.text
+    with pytest.raises(BudgetReached, match=r"^spent, and no trial .*: shard 3 is damaged"):
+        result_of(sweep(lost, ended="spent", num_trials=4), page)
     going = result_of(sweep(trial(0, COSINE, [0.8], state="running"), ended=None), None)
     assert going.data["best"] is None
     assert "tintlab sweep --resume cycles" in going.text
+    elsewhere = sweep(trial(0, COSINE, [0.8], state="running"), ended=None, storage="x://h/s")
+    assert "--resume cycles --sweep.storage x://h/s" in result_of(elsewhere, None).text
 
 
 def test_the_printed_ranking_has_an_interval_for_several_seeds_and_an_end() -> None:

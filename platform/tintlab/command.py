@@ -61,14 +61,20 @@ def require_photos(given: Sequence[object]) -> None:
         raise ConfigError("no photos given; name photos, or folders of photos")
 
 
-def base_experiment(argv: Sequence[str], base: ExperimentConfig) -> ExperimentConfig:
-    """The settings that the command line's options are laid over.
+def base_experiment(
+    argv: Sequence[str], base: ExperimentConfig, asked: Sequence[str] = ()
+) -> ExperimentConfig:
+    """The settings that the command line's options are laid over: `base`, or those of --from-run,
+    under what the file of --config says.
 
+    Args: asked: keys that keep the value of `base` whatever a run had.
     Raises: ConfigError: --config or --from-run cannot be read.
     """
     file, run_id = option(argv, "--config"), option(argv, "--from-run")
     if run_id:
         from tintlab.tracking.reading import run_config
 
-        base = run_config(Workspace.at(option(argv, "--workspace")), run_id)
-    return load_config(Path(file)) if file else base
+        own = base.flat()
+        of_run = run_config(Workspace.at(option(argv, "--workspace")), run_id)
+        base = of_run.replaced({key: own[key] for key in asked})
+    return load_config(Path(file), base) if file else base

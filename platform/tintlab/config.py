@@ -121,8 +121,10 @@ def first_problem(error: ValidationError) -> str:
     return f"{key} {message}, got {problem['input']!r}"
 
 
-def load_config(file: Path) -> ExperimentConfig:
-    """An experiment from a YAML or JSON file; what the file leaves out keeps its default.
+def load_config(file: Path, over: ExperimentConfig | None = None) -> ExperimentConfig:
+    """An experiment from a YAML or JSON file.
+
+    Args: over: what the file leaves out; the defaults if not given.
 
     Raises: ConfigError: the file is missing, is not YAML, or holds something the config refuses.
     """
@@ -135,7 +137,14 @@ def load_config(file: Path) -> ExperimentConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"{file} is neither YAML nor JSON: {where}") from None
-    return parsed(tree if tree is not None else {}, source=str(file))
+    tree = {} if tree is None else tree
+    if over is not None and isinstance(tree, dict):
+        whole = over.model_dump()
+        for part, settings in tree.items():
+            known = part in whole and isinstance(settings, dict)
+            whole[part] = {**whole[part], **settings} if known else settings
+        tree = whole
+    return parsed(tree, source=str(file))
 
 
 def to_json(config: ExperimentConfig) -> str:

@@ -30,8 +30,10 @@ class Comparison:
     reference_wins: bool
     difference: Difference | None
     """The winner's mean less the other's; None if either has one seed."""
+    others: int
+    """Configurations on the side that did not win."""
     tried: int
-    """Configurations that could have been in the place of the one that is no reference."""
+    """Configurations that the winner is the best of, and that could have come out so by chance."""
 
 
 def answer(record: SweepRecord) -> str:
@@ -64,16 +66,17 @@ def comparison(record: SweepRecord, complete: Sequence[TrialRecord]) -> Comparis
     rest = [trial for trial in complete if not is_reference(record, trial)]
     winner = complete[0]
     if reference and rest:
-        other = rest[0] if winner is reference[0] else reference[0]
-        tried = len(rest)
+        mine, theirs = (reference, rest) if winner is reference[0] else (rest, reference)
+        other, others, tried = theirs[0], len(theirs), len(mine)
     else:
-        other, tried = complete[1], len(complete) - 1
+        other, others, tried = complete[1], len(complete) - 1, len(complete) - 1
     return Comparison(
         winner=winner,
         other=other,
         against_reference=bool(reference and rest),
         reference_wins=bool(reference and rest) and winner is reference[0],
         difference=difference(scores(winner), scores(other)),
+        others=others,
         tried=tried,
     )
 
@@ -171,8 +174,8 @@ def _compared(record: SweepRecord, found: Comparison) -> str:
         worse = "higher" if record.mode == "min" else "lower"
         apart = f"{gap:.4f} {worse}" if gap else "the same"
         few = (
-            f"the best of {found.tried} others"
-            if found.tried > 1
+            f"the best of {found.others} others"
+            if found.others > 1
             else "the only other one that got to the end"
         )
         own = _besides(winner.values, record.reference)

@@ -25,6 +25,8 @@ def next_commands(record: SweepRecord, workspace: Workspace | None = None) -> li
         found.append(("measure it on the test split", f"tintlab evaluate {best.run_id}{place}"))
     if record.ended is None:
         at = workspace_option(workspace)
+        if record.storage:
+            at += f" --sweep.storage {shlex.quote(redacted(record.storage))}"
         found.append(("go on", f"tintlab sweep --resume {shlex.quote(record.name)}{at}"))
     elif any(run.run_id is None for trial in record.trials for run in trial.runs):
         at = workspace_option(workspace)

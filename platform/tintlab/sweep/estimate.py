@@ -22,6 +22,7 @@ from tintlab.sweep.question import Question
 from tintlab.sweep.space import VARIANT, SearchSpace, When, outermost
 from tintlab.sweep.stopping import ASHA_REDUCTION, rung_steps
 from tintlab.training import probe
+from tintlab.training.resources import fitting
 
 COSTLY = ("model.", "bins.", "data.", "training.", "evaluation.", "loss.perceptual")
 """Beginnings of the keys that change what a step or a validation costs."""
@@ -107,9 +108,8 @@ def estimate(
     """
     space, shards = question.space, open_shards(shards_uri)
     cores, training = os.cpu_count() or 1, base.training
-    at_once = min(at_once, trials * space.replicates)
-    if not training.gpus_per_worker:
-        at_once = min(at_once, cores)
+    here = {"CPU": float(cores), "GPU": float(torch.cuda.device_count())}
+    at_once = fitting(training, min(at_once, trials * space.replicates), here)
     threads = max(1, cores // at_once)
     with _threads(threads):
         probed = tuple(

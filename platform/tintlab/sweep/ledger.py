@@ -31,7 +31,7 @@ from tintlab.sweep.records import RunRecord, State, SweepRecord, TrialRecord
 from tintlab.sweep.samplers import sampler_of
 from tintlab.sweep.space import SearchSpace
 from tintlab.sweep.started import Started
-from tintlab.sweep.study import Draw
+from tintlab.sweep.study import Draw, without_password
 from tintlab.tracking.locks import this_process
 
 STATES: dict[TrialState, State] = {
@@ -368,6 +368,7 @@ class Ledger:
             overrides=started.overrides,
             wall_s=wall_s,
             ended=self._ended,
+            storage=without_password(started.settings.storage),
         )
 
     def _record(self, trial: _Trial) -> TrialRecord:

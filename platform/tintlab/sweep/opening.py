@@ -13,12 +13,12 @@ from tintlab.config import ExperimentConfig, Workspace
 from tintlab.console import option, say
 from tintlab.data.shards import open_shards
 from tintlab.data.storage import require_writable
-from tintlab.errors import ConfigError
+from tintlab.errors import ConfigError, EnvironmentFault
 from tintlab.settings import SweepConfig
 from tintlab.sweep.code import code_that_trains
 from tintlab.sweep.holder import OwnerRecord, held_beside, sqlite_file
 from tintlab.sweep.ledger import Ledger, study_of
-from tintlab.sweep.question import Question, load_space
+from tintlab.sweep.question import Question, load_space, space_names
 from tintlab.sweep.records import SweepRecord
 from tintlab.sweep.space import CHAMPION
 from tintlab.sweep.started import Started
@@ -154,12 +154,22 @@ def resumed(argv: Sequence[str]) -> dict[str, Any]:
     return {
         "space": started.source,
         "experiment": started.base,
-        "shards": started.shards_uri,
+        "shards": _where_now(started.shards_uri, workspace),
         "num_trials": started.num_trials,
         "trials_at_once": started.trials_at_once,
         "seed": started.seed,
         "sweep": started.settings.model_copy(update={"storage": storage}),
     }
+
+
+def _where_now(shards_uri: str, workspace: Workspace) -> str:
+    """The shards of a sweep, which may have moved with their workspace; which photos they hold is
+    compared before it goes on."""
+    try:
+        open_shards(shards_uri)
+    except EnvironmentFault:
+        return workspace.shards
+    return shards_uri
 
 
 def _question(command: SweepCommand) -> Question:
@@ -169,7 +179,9 @@ def _question(command: SweepCommand) -> Question:
     try:
         return load_space(command.space)
     except ConfigError:
-        if not command.resume:
+        file = command.space.endswith(".py")
+        there = Path(command.space).exists() if file else command.space in space_names()
+        if there or not command.resume:
             raise
     return _existing(command.place, command.resume, command.sweep.storage).started.question
 

@@ -6,7 +6,7 @@ It is the name of a file in `search_spaces/`, or the path of a Python file of on
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,7 +33,7 @@ class Question:
         given, base = experiment.flat(), self.space.base().flat()
         for key in self.space.asked_keys:
             if key in base and given[key] != base[key]:
-                raise ConfigError(f"--{key} is searched by {self.name}; leave it out")
+                raise ConfigError(f"{key} is searched by {self.name}; leave it out")
         from tintlab.sweep.checks import check  # it knows metrics, and so torch: seconds to import
 
         check(self.space, experiment)
@@ -65,6 +65,34 @@ def load_space(name_or_file: str) -> Question:
     if "?" not in text:
         raise ConfigError(f"search space {name} has no question in its docstring")
     return Question(name, text[: text.index("?") + 1].replace("\n", " "), space)
+
+
+def named(argv: Sequence[str]) -> tuple[str, ExperimentConfig, list[str]]:
+    """The space that a command line names, wherever it stands among the options; the experiment
+    before anything is searched, and the keys that the question decides on. Without one, "".
+
+    Raises: ConfigError: see `load_space`.
+    """
+    name = _positional(argv)
+    if not name:
+        return "", ExperimentConfig(), []
+    space = load_space(name).space
+    return name, space.base(), space.own_keys
+
+
+def _positional(argv: Sequence[str]) -> str:
+    switches = {f"--{name}" for name in ("json", "dry-run", "accept-changes", "help")}
+    for key, value in ExperimentConfig().flat().items():
+        if isinstance(value, bool):
+            part, name = key.replace("_", "-").split(".")
+            switches |= {f"--{part}.{name}", f"--{part}.no-{name}"}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word.replace("_", "-") not in switches:
+            next(words, None)  # the option's value
+    return ""
 
 
 def space_names() -> list[str]:

@@ -131,6 +131,8 @@ class SweepRecord:
     """Time that drivers of this sweep have run."""
     ended: str | None
     """Why it ended, on one line; None while there is more to do."""
+    storage: str = ""
+    """The database that was named for it, without its password."""
 
     @property
     def ranked(self) -> list[TrialRecord]:

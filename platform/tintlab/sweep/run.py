@@ -27,7 +27,7 @@ from tintlab.sweep.search import LedgerScheduler, LedgerSearch
 from tintlab.sweep.trial import trial
 from tintlab.tracking.runs import open_run
 from tintlab.training.perceptual import require_trunk
-from tintlab.training.resources import wait_for_room
+from tintlab.training.resources import fitting, wait_for_room
 
 REUSE_GRACE_S = 120
 """How long a reused process may take to end a stopped run: it closes its MLflow run first."""
@@ -65,7 +65,9 @@ def run_sweep(
     ledger, started = sweep.ledger, sweep.ledger.started
     space = started.question.space
     for point in space.first_points() or [{}]:  # before runs of which each could only fail
-        require_trunk(space.experiment(started.base, point).loss)
+        # Of the loss alone: half of a point's values need not be a config.
+        loss = {k: v for k, v in space.settings(point).items() if k.startswith("loss.")}
+        require_trunk(started.base.replaced(loss).loss)
     identity = f"sweep/{ledger.name}"
     parent = open_run(
         workspace,
@@ -100,8 +102,8 @@ def run_sweep(
         except EnvironmentFault as error:
             notice(f"{error}; tintlab track sync sends what is missing")
         return ledger.record(), conclude(parent, ledger.record(), workspace, notice)
-    except BaseException:  # the same command goes on with the same parent run
-        parent.close("KILLED", PARENT_TIMEOUT_S)
+    except BaseException as error:  # the same command goes on with the same parent run
+        parent.close("FAILED" if isinstance(error, ConfigError) else "KILLED", PARENT_TIMEOUT_S)
         raise
 
 
@@ -127,10 +129,10 @@ def _driving(
                 if sweep.owner:
                     sweep.owner.beat()
                 search.look()
+                show(sweep.ledger.record())
             except BaseException:  # nothing may be written any longer
                 search.stop()
                 raise
-            show(sweep.ledger.record())
 
     watch = Interruptible(look)
     try:
@@ -164,6 +166,12 @@ def _tune(
 ) -> None:
     training, at_once = ledger.started.base.training, ledger.started.trials_at_once
     require_nodes(training, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if training.workers > 1 and not ray.cluster_resources().get(TRIAL_SLOT):
+        raise EnvironmentFault(
+            f"no node of the cluster offers a {TRIAL_SLOT}, which a trial of several workers is "
+            f"driven from; start its head with --resources '{{\"{TRIAL_SLOT}\": 8}}', as "
+            "cluster.yaml does"
+        )
     wait_for_room(training, notice)
     _settings_of_tune()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -178,7 +186,7 @@ def _tune(
             search_alg=search,
             scheduler=LedgerScheduler(search),
             num_samples=-1,  # until the search says that it is finished
-            max_concurrent_trials=fitting(training, at_once),
+            max_concurrent_trials=fitting(training, at_once, ray.cluster_resources()),
             reuse_actors=training.workers == 1,
         ),
         run_config=tune.RunConfig(
@@ -230,14 +238,6 @@ def resources_of(training: TrainingConfig, at_once: int) -> dict[str, float]:
         return {TRIAL_SLOT: 1.0}
     gpus = training.gpus_per_worker
     return {"CPU": 1.0, "GPU": gpus} if gpus else {"CPU": _cpus(at_once)}
-
-
-def fitting(training: TrainingConfig, at_once: int) -> int:
-    """How many runs are started together: as many as asked for, and as the cluster can hold; with
-    several workers each, one more would only wait for the others, and then give up."""
-    kind, each = ("GPU", training.gpus_per_worker) if training.gpus_per_worker else ("CPU", 1.0)
-    have = ray.cluster_resources().get(kind, 0.0)
-    return max(1, min(at_once, int(have / ((training.min_workers or training.workers) * each))))
 
 
 def _cpus(trials_at_once: int) -> float:

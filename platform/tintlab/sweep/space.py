@@ -115,6 +115,11 @@ class SearchSpace(Settings):
         return list(dict.fromkeys([*of_variants, *self.search]))
 
     @property
+    def own_keys(self) -> list[str]:
+        """The config keys that the question decides on: fixed, or those in which trials differ."""
+        return [*self.fixed, *self.asked_keys]
+
+    @property
     def directions(self) -> dict[str, Literal["min", "max"]]:
         """Every objective with what is good of it, the leading metric first."""
         return {self.metric: self.mode, **self.objectives}

@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from tintlab.errors import ConfigError, EnvironmentFault
@@ -63,6 +64,11 @@ def storage_at(url: str) -> BaseStorage:
         f"{where} cannot be opened: {redacted(first)}; check --sweep.storage, that it runs, and "
         "that it can be written"
     ) from None
+
+
+def without_password(url: str) -> str:
+    """A database's URL that may be shown; empty stays empty."""
+    return make_url(url).set(password=None).render_as_string() if url else ""
 
 
 @contextmanager

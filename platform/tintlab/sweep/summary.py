@@ -30,11 +30,6 @@ def result_of(
     best = record.best
     over = sum(trial.state != "running" for trial in record.trials)
     ended_early = record.ended is not None and over < record.num_trials
-    if best is None and ended_early:
-        raise BudgetReached(f"{record.ended}, and no trial of sweep {record.name!r} completed")
-    if best is None and record.ended is not None:
-        reason = next((trial.reason for trial in record.trials if trial.reason), record.ended)
-        raise TintlabError(f"no trial of sweep {record.name!r} completed: {reason}")
     data: dict[str, Any] = {
         "sweep": record.name,
         "question": record.question,
@@ -62,9 +57,15 @@ def result_of(
         rerun = again(record, best, run, workspace)
         commands += [f"train it once more:\n    {rerun}"] if rerun else []
     parts.append("\n".join(commands))
+    text = "\n\n".join(filter(None, parts))
+    if best is None and record.ended is not None:
+        reason = next((f": {trial.reason}" for trial in record.trials if trial.reason), "")
+        why = f"{record.ended}, and no trial" if ended_early else "no trial"
+        kind = BudgetReached if ended_early else TintlabError
+        raise kind(f"{why} of sweep {record.name!r} completed{reason}", data, text)
     failed = any(trial.state == "failed" for trial in record.trials)
     code = 8 if ended_early else 4 if failed else 0
-    return Result(data, "\n\n".join(filter(None, parts)), exit_code=code)
+    return Result(data, text, exit_code=code)
 
 
 def ranking(record: SweepRecord) -> str:

@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from tintlab.errors import ConfigError, EnvironmentFault, IntegrityError, TintlabError
+from tintlab.errors import (
+    ConfigError,
+    ConflictError,
+    EnvironmentFault,
+    IntegrityError,
+    TintlabError,
+)
 from tintlab.settings import TrainingConfig
 
 FailureClass = Literal[
@@ -91,7 +97,20 @@ def failure_class(error: BaseException) -> FailureClass:
         return "data"
     if isinstance(error, ConfigError):
         return "settings"
+    if isinstance(error, ConflictError):  # the process that trained it before is still ending
+        return "infrastructure"
     if isinstance(error, TintlabError):  # found and said by our own code: no photos, disk full
         return "environment"
-    # A lost connection is a RuntimeError of torch.distributed, a lost disk an OSError.
-    return "infrastructure" if isinstance(error, RuntimeError | OSError) else "code"
+    lost = isinstance(error, OSError) or type(error).__module__.startswith("ray.")
+    return "infrastructure" if lost or _is_lost_connection(error) else "code"
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Of workers to each other, or to a GPU."""
+    import torch
+
+    # gloo's and CUDA's own are plain RuntimeErrors that name their library (torch 2.14).
+    libraries = ("gloo", "NCCL", "CUDA error")
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in libraries)
+    )

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tintlab.errors import EnvironmentFault
 from tintlab.settings import TrainingConfig
@@ -11,6 +11,14 @@ WAIT_VARIABLE, WAIT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", 60.0
 """How long Ray Train waits for workers to start, at each try; so long the wait for room is, too."""
 
 LOOK_EVERY_S = 1.0
+
+
+def fitting(training: TrainingConfig, at_once: int, resources: Mapping[str, float]) -> int:
+    """How many trainings to start together: as many as asked for, and as there is room for; with
+    several workers each, one more would only wait for the others, and then give up."""
+    kind, each = _per_worker(training)
+    room = resources.get(kind, 0.0) / ((training.min_workers or training.workers) * each)
+    return max(1, min(at_once, int(room)))
 
 
 def check_resources(training: TrainingConfig, available: dict[str, float]) -> None:

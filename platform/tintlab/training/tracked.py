@@ -83,7 +83,7 @@ def train_tracked(
             resume = folder.newest(notice)
             own = resume.name if resume else None
             if (first := _as_rank_0_says(own)) != own:  # a listing that is late, a bad download
-                raise RuntimeError(f"rank {rank} finds checkpoint {own}, rank 0 finds {first}")
+                raise OSError(f"rank {rank} finds checkpoint {own}, rank 0 finds {first}")
             return _train(
                 config, shards, folder, run, resume, request, on_report, on_progress, stop
             )
