@@ -44,7 +44,7 @@ def main(command: Command) -> Result:
                 place, names, uri, split, workers=command.workers, show=line.show
             )
         return Result(compared.document(), compared.text())
-    found = find_model(place, command.model)
+    found = find_model(place, command.model, offline_ok=False)
     if command.dry_run:
         data |= {"model": found.label, "others": list(command.others)}
         return Result(data, f"{' and '.join(names)} would be measured on {split} of {uri}")

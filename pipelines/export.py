@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from tintlab.command import StageCommand
-from tintlab.console import Result, table
+from tintlab.console import Result, say, table
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ def main(command: Command) -> Result:
     from tintlab.tracking.models import find_model
 
     found = find_model(command.place, command.model)
+    if found.cached:
+        say(found.cached)
     if command.dry_run:
         text = f"programs of {found.label} would be written to {command.out}"
         return Result({"model": found.label, "out": str(command.out)}, text)

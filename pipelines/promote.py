@@ -25,6 +25,8 @@ class Command(StageCommand):
     """Promote whatever the gate says; needs --reason, which is written down."""
     reason: str = ""
     """Why --force."""
+    workers: int = 1
+    """Workers that measure, a core each; with more than one, on Ray. No figure depends on it."""
 
 
 def main(command: Command) -> Result:
@@ -37,15 +39,15 @@ def main(command: Command) -> Result:
     place, policy = command.place, load_policy(command.policy)
     how = (command.dry_run, policy, command.expect_champion, command.reason.strip())
     with ProgressLine() as line:
-        done = promote(place, command.run, command.shards or place.shards, *how, line.show)
-    if command.dry_run:
-        text = f"run {done.run_id} would be promoted: {done.verdict}"
-    elif done.changed:
+        more = (line.show, command.workers, line.show)
+        done = promote(place, command.run, command.shards or place.shards, *how, *more)
+    text = f"@champion stays version {done.champion_version}: {done.verdict}"
+    if done.changed:
         text = f"@champion is version {done.version} (run {done.run_id}): {done.verdict}"
-    else:
-        text = f"@champion stays version {done.version}: {done.verdict}"
-    next_step = "next: tintlab colorize PHOTO... --out DIR"
-    return Result(asdict(done), f"{rules_table(done.rules)}\n{text}\n{next_step}")
+    elif not done.is_champion:
+        text = f"run {done.run_id} would be promoted: {done.verdict}"
+    next_step = "" if command.dry_run else "\nnext: tintlab colorize PHOTO... --out DIR"
+    return Result(asdict(done), f"{rules_table(done.rules)}\n{text}{next_step}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ If these fail, @champion can become a worse model, or one cannot say how it beca
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ from pipelines.__main__ import main
 from tintlab.config import Workspace
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, GateRefused, IntegrityError
 from tintlab.evaluation.gate import PromotionPolicy
-from tintlab.model.artifact import load_model, save_model
+from tintlab.model.artifact import WEIGHTS, load_model, save_model
 from tintlab.tracking import audit, store
-from tintlab.tracking.lineage import registered
+from tintlab.tracking.lineage import history, registered
 from tintlab.tracking.models import find_model
 from tintlab.tracking.moves import moving, rollback
 from tintlab.tracking.promotion import promote
@@ -229,6 +230,61 @@ def test_a_model_that_is_no_number_is_refused(stage: Stage, tmp_path: Path) -> N
             stage.promote(run.run_id, forced_because=force)
     assert [rule["passed"] for rule in refused.value.data["rules"]] == [False]
     assert stage.aliases == {}, "nothing that cannot paint is registered, not even by force"
+
+
+def test_a_champion_that_cannot_be_measured_keeps_nobody_out_for_ever(stage: Stage) -> None:
+    stage.promote(stage.poor)
+    weights = next(Path(stage.workspace.artifacts).glob(f"**/{stage.poor}/**/{WEIGHTS}"))
+    whole = weights.read_bytes()
+    cached = find_model(stage.workspace, "@champion").folder
+    shutil.rmtree(cached)
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(GateRefused, match=r"champion measured: .*") as refused:
+            stage.promote(stage.good)
+        assert refused.value.exit_code == 6
+        assert stage.aliases == {"champion": 1, "challenger": 2}
+        forced = stage.promote(stage.good, forced_because="the champion's files are damaged")
+    finally:
+        weights.write_bytes(whole)
+    assert forced.changed
+    assert forced.forced
+    assert stage.aliases == {"champion": 2, "previous": 1}
+
+
+def test_a_refusal_that_was_cut_short_is_written_down_by_the_next_command(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.promote(stage.good)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr("tintlab.tracking.moves._tag", die)
+        with pytest.raises(Killed):
+            stage.promote(stage.poor)
+    assert [e.state for e in audit.read(stage.workspace)] == ["done", "intended"]
+    with moving(stage.workspace):
+        pass
+    assert [(e.kind, e.state) for e in audit.read(stage.workspace)] == [
+        ("promotion", "done"),
+        ("refusal", "done"),
+    ]
+    entries = history(registered(stage.workspace))
+    assert [entry.kind for entry in entries] == ["promotion", "refusal"]
+
+
+def test_what_is_said_of_the_champion_itself(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.promote(stage.good)
+    for dry in ([], ["--dry-run"]):
+        argv = stage.command("promote", "--run", stage.good, "--shards", stage.shards, *dry)
+        assert main(argv) == 0
+        said = capsys.readouterr().out
+        assert "@champion stays version 1: this model is the champion already" in said
+        assert ("next: tintlab colorize" in said) is not bool(dry)
 
 
 class Killed(BaseException):

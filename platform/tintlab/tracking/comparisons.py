@@ -70,7 +70,7 @@ def compare_models(
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise ConfigError(f"a comparison needs different models, got {', '.join(names)}")
-    found = [find_model(workspace, name) for name in names]
+    found = [find_model(workspace, name, offline_ok=False) for name in names]
     loaded = [load_model(one.folder) for one in found]
     settings = loaded[0][1].evaluation
     kept: list[KeptEvaluation] = []

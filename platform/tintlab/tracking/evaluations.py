@@ -37,6 +37,7 @@ from tintlab.evaluation.fid import fid_weights
 from tintlab.evaluation.report import FIGURES, figure_rows
 from tintlab.model.artifact import load_model
 from tintlab.settings import EvaluationConfig
+from tintlab.tracking.locks import locked
 from tintlab.tracking.models import FoundModel
 from tintlab.tracking.store import asking
 
@@ -121,11 +122,13 @@ def evaluate_model(
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(workspace.reports) / "evaluations" / key
-    if not (folder / SUMMARY_FILE).exists():
-        shown = None if show is None else _shown(show, len(shards.used(split)))
-        run = one_by_one if workers == 1 else partial(on_ray, workspace=workspace, workers=workers)
-        measured = evaluate(model, config, shards, split, run, shown)
-        save_evaluation(measured, folder, f"Evaluation of {found.label}")
+    with locked(folder.with_suffix(".lock")):  # two that want it at once measure it once
+        if not (folder / SUMMARY_FILE).exists():
+            shown = None if show is None else _shown(show, len(shards.used(split)))
+            in_actors = partial(on_ray, workspace=workspace, workers=workers)
+            run = one_by_one if workers == 1 else in_actors
+            measured = evaluate(model, config, shards, split, run, shown)
+            save_evaluation(measured, folder, f"Evaluation of {found.label}")
     kept = KeptEvaluation(folder, json.loads((folder / SUMMARY_FILE).read_text()))
     if found.run_id and made_of["settings"] == own:
         _log(workspace, found.run_id, kept, split)

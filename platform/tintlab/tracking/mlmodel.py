@@ -12,7 +12,7 @@ import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-LOADER = "tintlab.tracking.pyfunc_model"
+LOADER = "tintlab.serving.pyfunc_model"
 """The installed module by which `mlflow.pyfunc` loads a version; no code is kept with the model."""
 
 MLMODEL = "MLmodel"
@@ -25,30 +25,31 @@ EXAMPLE_PX = 16
 PHOTOS = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
 """sRGB photos of one size, (B, H, W, 3)."""
 
-PARAMS = {"temperature": 1.0, "seed": 0}
-"""What `predict` takes beside photos, and what it does without."""
 
+def signature(temperature: float) -> ModelSignature:
+    """Photos in, photos of the same size out, with temperature and seed.
 
-def signature() -> ModelSignature:
-    """Photos in, photos of the same size out, with temperature and seed."""
+    Args: temperature: of a call that gives none.
+    """
     return ModelSignature(
         inputs=Schema([PHOTOS]),
         outputs=Schema([PHOTOS]),
         params=ParamSchema(
             [
-                ParamSpec("temperature", DataType.double, PARAMS["temperature"]),
-                ParamSpec("seed", DataType.long, PARAMS["seed"]),
+                ParamSpec("temperature", DataType.double, temperature),
+                ParamSpec("seed", DataType.long, 0),
             ]
         ),
     )
 
 
-def write_description(folder: Path, run_id: str, path: str) -> None:
+def write_description(folder: Path, run_id: str, path: str, temperature: float) -> None:
     """Write MLmodel and its input example into `folder`.
 
-    Args: path: the folder that they are going to be in, among the run's artefacts.
+    Args: path: the folder that they are going to be in, among the run's artefacts. temperature:
+        the model's own.
     """
-    description = Model(artifact_path=path, run_id=run_id, signature=signature())
+    description = Model(artifact_path=path, run_id=run_id, signature=signature(temperature))
     description.add_flavor(
         "python_function", loader_module=LOADER, python_version=platform.python_version()
     )

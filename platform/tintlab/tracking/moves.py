@@ -103,10 +103,9 @@ def move_to(workspace: Workspace, entry: Entry, on_step: OnStep) -> Entry:
 
 def refuse(workspace: Workspace, entry: Entry) -> Entry:
     """Write down that a candidate was refused; the caller holds the lock."""
-    entry = replace(audit.signed(entry), state="done")
+    entry = audit.signed(entry)
     audit.write(workspace, entry)
-    _tag(workspace, entry)
-    return entry
+    return _written_down(workspace, entry)
 
 
 def rollback(
@@ -168,6 +167,9 @@ def _settled(workspace: Workspace) -> Entry | None:
     for entry in audit.read(workspace):
         if entry.state != "intended":
             continue
+        if entry.kind == "refusal":  # it moved nothing
+            _written_down(workspace, entry)
+            continue
         now = champion(workspace, entry.model)
         if now is not None and now.version == entry.version:
             note = "interrupted, then finished by the next command"
@@ -176,8 +178,17 @@ def _settled(workspace: Workspace) -> Entry | None:
         if entry.kind == "promotion" and (now.version if now else None) == entry.champion:
             _point(workspace, PREVIOUS, entry.previous, entry.model)
         last = replace(entry, state="abandoned", note="interrupted before @champion moved")
+        _tag(workspace, last)
         audit.write(workspace, last)
     return last
+
+
+def _written_down(workspace: Workspace, entry: Entry) -> Entry:
+    """The entry, ended; the tag first, so that an entry without its tag is found again."""
+    entry = replace(entry, state="done")
+    _tag(workspace, entry)
+    audit.write(workspace, entry)
+    return entry
 
 
 def _end(workspace: Workspace, entry: Entry, on_step: OnStep = lambda step: None) -> Entry:

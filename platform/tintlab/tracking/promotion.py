@@ -14,7 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tintlab.config import Workspace
-from tintlab.errors import ConfigError, ConflictError, GateRefused, NotFinite, refuse_secrets
+from tintlab.errors import (
+    ConfigError,
+    ConflictError,
+    EnvironmentFault,
+    GateRefused,
+    IntegrityError,
+    NotFinite,
+    refuse_secrets,
+)
 from tintlab.evaluation.gate import (
     PREFERENCE,
     Measured,
@@ -44,6 +52,7 @@ from tintlab.tracking.registry import (
     register,
     set_alias,
 )
+from tintlab.tracking.store import StoreAway
 
 AGAIN = 5
 """Times that a candidate is judged anew because @champion moved meanwhile."""
@@ -64,6 +73,8 @@ class Promotion:
     """What @champion points at now."""
     changed: bool
     """Whether @champion moved."""
+    is_champion: bool
+    """Whether the candidate is the champion already."""
     forced: bool
     """Whether it moved although the gate refused."""
     policy_sha256: str
@@ -73,6 +84,16 @@ class Promotion:
     """Summary of its evaluation."""
     before: dict[str, Any] | None
     """Summary of the champion's evaluation, if there was one."""
+
+
+@dataclass(frozen=True)
+class _How:
+    """How models are measured."""
+
+    dry_run: bool
+    """Their runs are told nothing."""
+    workers: int
+    show: OnStep
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,8 @@ def promote(
     expected: int | None = None,
     forced_because: str = "",
     on_step: OnStep = lambda step: None,
+    workers: int = 1,
+    show: OnStep = lambda line: None,
 ) -> Promotion:
     """Register a run's model and move @champion to it, if the policy's rules are passed.
 
@@ -116,6 +139,7 @@ def promote(
         dry_run: register, move and log nothing; what is measured is kept in the workspace.
         expected: the version that @champion has to be, 0 for none.
         forced_because: promote whatever the gate says, and write down why; empty: do not.
+        workers, show: see `evaluations.evaluate_model`.
     Raises: GateRefused: a rule is not passed; has the verdict. ConflictError: @champion is not the
         expected version. ConfigError: no such run, or no model in it.
     """
@@ -131,8 +155,9 @@ def promote(
         raise ConfigError(
             f"{model} is a folder, of which nobody knows how it was made; promote the id of a run"
         )
+    how = _How(dry_run, workers, show)
     for _ in range(AGAIN):
-        judged = _judge(workspace, candidate, shards_uri, policy, dry_run, on_step)
+        judged = _judge(workspace, candidate, shards_uri, policy, how, on_step)
         if dry_run or judged.is_champion:
             return _unchanged(judged, policy, forced_because)
         card = _card(workspace, judged, candidate.run_id)
@@ -156,32 +181,42 @@ def _judge(
     candidate: FoundModel,
     shards_uri: str,
     policy: PromotionPolicy,
-    dry_run: bool,
+    how: _How,
     on_step: OnStep,
 ) -> _Judged:
-    holder, held = champion(workspace), None
-    if holder is not None and holder.model_sha256 != model_sha256(candidate.folder):
-        held = find_model(workspace, str(holder.version), offline_ok=False)
-    # By the champion's settings, where there is one: what two protocols give does not compare.
-    settings = load_config((held or candidate).folder).evaluation
+    holder, held, before, theirs, fault = champion(workspace), None, None, None, ""
+    settings = load_config(candidate.folder).evaluation
     try:
-        kept, ours = _measured(workspace, candidate, shards_uri, settings, dry_run)
+        if holder is not None and holder.model_sha256 != model_sha256(candidate.folder):
+            held = find_model(workspace, str(holder.version), offline_ok=False)
+            # By its settings, both: what two protocols give does not compare.
+            its = load_config(held.folder).evaluation
+            before, theirs = _measured(workspace, held, shards_uri, its, how)
+            settings = its
+            on_step("champion evaluated")
+    except StoreAway:
+        raise
+    except (ConfigError, EnvironmentFault, IntegrityError) as error:
+        fault = str(error)  # it must not keep every other model out
+    try:
+        kept, ours = _measured(workspace, candidate, shards_uri, settings, how)
     except NotFinite as error:  # there is nothing to compare, to register or to force
         rules = Verdict((Rule("finite output", "a number for every photo", str(error), False),))
+        told = {"run_id": candidate.run_id, "version": None, "champion_version": _number(holder)}
         raise GateRefused(
             f"run {candidate.run_id} is refused: {rules.reasons}",
-            {"run_id": candidate.run_id, "rules": rules.document(), "changed": False},
+            {**told, "rules": rules.document(), "changed": False},
             rules_table(rules.document()),
         ) from None
     on_step("candidate evaluated")
-    before, theirs = None, None
-    if held is not None:
-        before, theirs = _measured(workspace, held, shards_uri, settings, dry_run)
-        on_step("champion evaluated")
     preference = None
     if policy.min_human_preference is not None and candidate.run_id:
         preference = run_metrics(workspace, candidate.run_id).get(PREFERENCE)
-    return _Judged(candidate, kept, holder, before, judge(ours, theirs, policy, preference))
+    verdict = judge(ours, theirs, policy, preference)
+    if fault:
+        failed = Rule("champion measured", "its figures on the same photos", fault, False)
+        verdict = Verdict((*verdict.rules, failed))
+    return _Judged(candidate, kept, holder, before, verdict)
 
 
 def _measured(
@@ -189,11 +224,13 @@ def _measured(
     found: FoundModel,
     shards_uri: str,
     settings: EvaluationConfig,
-    dry_run: bool,
+    how: _How,
 ) -> tuple[KeptEvaluation, Measured]:
-    if dry_run:
+    if how.dry_run:
         found = replace(found, run_id=None)  # measured, but not logged to its run
-    kept = evaluate_model(workspace, found, shards_uri, settings=settings)
+    kept = evaluate_model(
+        workspace, found, shards_uri, settings=settings, workers=how.workers, show=how.show
+    )
     return kept, read_measured(kept.folder, load_config(found.folder))
 
 
@@ -264,6 +301,7 @@ def _told(
         version=version,
         champion_version=version if changed else _number(judged.holder),
         changed=changed,
+        is_champion=judged.is_champion,
         forced=not judged.verdict.passed and bool(forced_because) and not judged.is_champion,
         policy_sha256=policy.sha256,
         data=judged.kept.summary["fingerprint"],

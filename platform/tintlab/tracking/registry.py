@@ -11,6 +11,7 @@ none of our code reads them.
 """
 
 import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from tintlab.config import Workspace
+from tintlab.config import Workspace, parsed
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
 from tintlab.model.artifact_files import CONFIG, MANIFEST, WEIGHTS, read_verified
 from tintlab.tracking.locks import locked
@@ -231,7 +232,8 @@ def _upload(
         if f"{path}/{MLMODEL}" not in there:
             description = Path(scratch) / "description"
             description.mkdir()
-            write_description(description, run_id, path)
+            config = parsed(json.loads((folder / CONFIG).read_text()), str(folder / CONFIG))
+            write_description(description, run_id, path, config.evaluation.temperature)
             client.log_artifacts(run_id, str(description), path)
             on_step("described")
     for name in (WEIGHTS, CONFIG, MANIFEST):  # the manifest last: where it is, the rest is
