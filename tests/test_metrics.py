@@ -55,6 +55,26 @@ def test_psnr_does_not_wrap_around_at_8_bits():
     assert psnr_db(flat((255, 255, 255)), flat((0, 0, 0))) == pytest.approx(0.0)
 
 
+def test_psnr_and_ssim_are_torchmetrics_s():
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio as psnr_of_torchmetrics,
+    )
+    from torchmetrics.functional.image import (
+        structural_similarity_index_measure as ssim_of_torchmetrics,
+    )
+
+    truth = astronaut()[100:180, 150:246]
+    pred = noisy(truth, 40)
+    pair = [torch.from_numpy(rgb).permute(2, 0, 1)[None].double() for rgb in (pred, truth)]
+    assert psnr_db(pred, truth) == pytest.approx(
+        float(psnr_of_torchmetrics(*pair, data_range=255.0)), rel=1e-6
+    )
+    # Its mean goes on over mirrored borders, which Wang et al. leave out.
+    _, full = ssim_of_torchmetrics(*pair, data_range=255.0, return_full_image=True)
+    inside = full[..., 5:-5, 5:-5]
+    assert ssim(pred, truth) == pytest.approx(float(inside.mean()), abs=1e-6)
+
+
 def test_psnr_is_scikit_images():
     truth = astronaut()[:64, :80]
     pred = noisy(truth, 25)
