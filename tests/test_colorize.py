@@ -13,6 +13,7 @@ from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 
 from tintlab.color.lab import lab_to_srgb, out_of_gamut, srgb_to_lab
+from tintlab.config import ExperimentConfig
 from tintlab.data.preparation.out_folder import claimed
 from tintlab.data.storage import resolve
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
@@ -26,6 +27,7 @@ from tintlab.serving.given_photos import find_photos
 from tintlab.serving.painter import Style
 from tintlab.serving.painting import colored_samples, colorize_photo, small_copy
 from tintlab.serving.picture_file import PictureFormat
+from tintlab.serving.pyfunc_model import PyfuncColorizer
 from tintlab.settings import BinsConfig, ModelConfig
 
 SHORT_SIDE_PX = 16
@@ -64,6 +66,16 @@ def colorize(
     show: Callable[[str], None] = lambda line: None,
 ) -> ColorizeReport:
     return colorize_files(model, sources, out, Style(SHORT_SIDE_PX, drawing, seed, form), show)
+
+
+def test_mlflow_s_model_colours_as_the_command_does(model: Colorizer) -> None:
+    own = {"data.crop_px": SHORT_SIDE_PX, "evaluation.temperature": 0.7, "model.depth": 1}
+    served = PyfuncColorizer(model, ExperimentConfig().replaced(own))
+    photos = np.stack([noise(50, 70, seed) for seed in range(3)])
+    got = served.predict(photos, params={"seed": 5})
+    for number, photo in enumerate(photos):
+        expected = colorize_photo(model, photo, SHORT_SIDE_PX, temperature=0.7, seed=5 + number)
+        np.testing.assert_array_equal(got[number], expected)
 
 
 # ---- lightness and size
