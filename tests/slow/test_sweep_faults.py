@@ -1,6 +1,7 @@
 """A sweep that is killed, stopped, started twice or fed with trials that cannot succeed."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from sweep_process import (
     start,
     wait_for_run,
 )
-from training_process import data_set, descendants, environment
+from training_process import ROOT, data_set, descendants, environment
 
 from tintlab.sweep.holder import held_beside
 
@@ -179,6 +180,46 @@ def test_a_sweep_that_is_told_to_stop(
     if signals == 1:
         assert statuses == {f"{NAME}/0/0": ["KILLED"]}
         assert int(newest) % 100  # of the step it was stopped at, not of a validation
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_goes_on_only_as_it_began(shards: str, tmp_path: Path, figure: Figure) -> None:
+    """In processes of their own; the changed code is a copy of ours with one constant changed."""
+    workspace = tmp_path / "changed"
+    argv = options(workspace, shards, steps=40, every=20)
+    ended(start([*argv, "--num-trials", "1"]))
+    again = [*resume(workspace), "--num-trials", "2"]
+    space, code = workspace / "rates.py", tmp_path / "code"
+    shutil.copytree(ROOT / "platform", code, ignore=shutil.ignore_patterns("__pycache__"))
+    loop = code / "tintlab" / "training" / "optimizer.py"
+    loop.write_text(loop.read_text() + "\nCHANGED = 1\n")
+    path = f"{code}{os.pathsep}{environment()['PYTHONPATH']}"
+    other = data_set(tmp_path / "other", train=17, val=4)
+    as_it_was = space.read_text()
+    space.write_text(as_it_was.replace("2e-2", "3e-2"))
+    said = {"space": ended(start(again), code=2)}
+    space.write_text(as_it_was)
+    said["data set"] = ended(start([*again, "--shards", other]), code=2)
+    said["a setting"] = ended(start([*again, "--model.depth", "2"]), code=2)
+    said["code"] = ended(start(again, PYTHONPATH=path), code=2)
+    named = {
+        "space": "schedule.peak_lr: float 0.0001 to 0.02, log -> float 0.0001 to 0.03, log",
+        "data set": "data set: ",
+        "a setting": "model.depth: 1 -> 2",
+        "code": "code that trains: ",
+    }
+    messages = {what: each["error"]["message"] for what, each in said.items()}
+    found = [what for what, each in messages.items() if named[what] in each]
+    accepted = ended(start([*again, "--accept-changes"], PYTHONPATH=path))
+    figure(
+        "Sweep",
+        f"continued with another {', '.join(said)}",
+        f"exit 2 naming the difference, {len(found)} of {len(said)}; with --accept-changes "
+        f"{len(accepted['overrides'])} recorded",
+        f"{len(said)} of {len(said)}; 1",
+    )
+    assert found == list(said), messages
+    assert len(accepted["overrides"]) == 1
 
 
 FAILING = '''"""What can go wrong?"""
