@@ -1,6 +1,8 @@
 """The ledger is the record: what was asked is never lost, repeated or mixed up."""
 
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from sweep_records import METRIC, SPACE, finished, opened, reported, started
 
+from tintlab.config import Workspace
 from tintlab.errors import ConfigError, ConflictError, EnvironmentFault, IntegrityError
+from tintlab.redaction import HIDDEN
 from tintlab.settings import SweepConfig
 from tintlab.sweep.ledger import Ledger
+from tintlab.sweep.opening import _where_now
 from tintlab.sweep.records import RunRecord, TrialRecord
 from tintlab.sweep.space import SearchSpace, When
+from tintlab.sweep.started import Started
 from tintlab.sweep.study import storage_at
 
 WIDER = {**SPACE.search, "model.depth": IntDistribution(1, 9)}
@@ -36,6 +42,17 @@ def only(ledger: Ledger) -> TrialRecord:
 
 def run_of(ledger: Ledger, number: int, replicate: int = 0) -> RunRecord:
     return ledger.record().trials[number].runs[replicate]
+
+
+def test_an_address_with_a_password_is_not_written_down(tmp_path: Path) -> None:
+    secret = started(shards_uri="http://me:hunter2hunter2@host/shards")
+    opened(tmp_path, secret)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as record:
+        assert "hunter2hunter2" not in "".join(record.iterdump())
+    uri = Started.of(secret.plain(), "x").shards_uri
+    assert uri == f"http://{HIDDEN}@host/shards"
+    with pytest.raises(ConfigError, match="give --shards once more"):
+        _where_now(uri, Workspace.at(str(tmp_path)))
 
 
 def test_a_trial_is_in_the_database_before_its_number_is_known(tmp_path: Path) -> None:

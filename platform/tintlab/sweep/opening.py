@@ -14,6 +14,7 @@ from tintlab.console import option, say
 from tintlab.data.shards import open_shards
 from tintlab.data.storage import require_writable
 from tintlab.errors import ConfigError, EnvironmentFault
+from tintlab.redaction import HIDDEN
 from tintlab.settings import SweepConfig
 from tintlab.sweep.code import code_that_trains
 from tintlab.sweep.holder import OwnerRecord, held_beside, sqlite_file
@@ -154,7 +155,7 @@ def resumed(argv: Sequence[str]) -> dict[str, Any]:
     return {
         "space": started.source,
         "experiment": started.base,
-        "shards": _where_now(started.shards_uri, workspace),
+        "shards": option(argv, "--shards") or _where_now(started.shards_uri, workspace),
         "num_trials": started.num_trials,
         "trials_at_once": started.trials_at_once,
         "seed": started.seed,
@@ -164,7 +165,15 @@ def resumed(argv: Sequence[str]) -> dict[str, Any]:
 
 def _where_now(shards_uri: str, workspace: Workspace) -> str:
     """The shards of a sweep, which may have moved with their workspace; which photos they hold is
-    compared before it goes on."""
+    compared before it goes on.
+
+    Raises: ConfigError: their address held a secret, which was not written down.
+    """
+    if HIDDEN in shards_uri:
+        raise ConfigError(
+            f"the sweep was started with --shards {shards_uri}, whose secret was not written down; "
+            "give --shards once more"
+        )
     try:
         open_shards(shards_uri)
     except EnvironmentFault:

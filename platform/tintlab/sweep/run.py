@@ -10,6 +10,7 @@ from threading import Event
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tintlab.cluster import TRIAL_SLOT, connect, storage_of
@@ -219,6 +220,10 @@ def _settings_of_tune() -> None:
     # A run that failed for good reports why, and no metric.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Tune would hand AWS's keys to trials in a runtime environment, which Ray writes into its logs.
+    # Processes of a Ray started here have them anyway, and a cluster's nodes have their own.
+    aws = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(aws)
 
 
 def require_nodes(training: TrainingConfig, nodes: list[dict[str, float]]) -> None:

@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution
 
 from tintlab.config import ExperimentConfig
 from tintlab.errors import ConfigError, ConflictError, IntegrityError
+from tintlab.redaction import redacted
 from tintlab.settings import SweepConfig
 from tintlab.sweep.code import code_difference
 from tintlab.sweep.difference import difference
@@ -51,7 +52,7 @@ class Started:
             "source": self.source,
             "base": self.base.model_dump(),
             "seed": self.seed,
-            "shards_uri": self.shards_uri,
+            "shards_uri": redacted(self.shards_uri),
             "data_fingerprint": self.data_fingerprint,
             "code": dict(self.code),
             "git": self.git,
