@@ -5,10 +5,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from figures import Figure
+from optuna.storages import BaseStorage
 from postgresql import PostgreSQL, is_installed
 from sweep_process import NAME, ended, kill_group, mlflow_runs, options, resume, start
 from training_process import data_set, wait_until
@@ -40,10 +42,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return data_set(tmp_path_factory.mktemp("data") / "shards", train=16, val=4)
 
 
+@cache
+def storage(url: str) -> BaseStorage:
+    """Opened once: each has a pool of connections."""
+    return storage_at(url)
+
+
 def record(database: PostgreSQL) -> SweepRecord | None:
     """The sweep as its study has it; None before there is one."""
     try:
-        return Ledger.existing(storage_at(database.url), NAME).record()
+        return Ledger.existing(storage(database.url), NAME).record()
     except (ConfigError, IntegrityError):
         return None
 
@@ -102,11 +110,11 @@ def test_a_second_one_and_a_holder_that_died(
     command = argv(workspace, shards, database)
     first = start([*command, "--training.steps", "100000"])
     wait_until(lambda: reports(database) > 0, timeout_s=200)
-    storage = ["--sweep.storage", database.url]
-    second = ended(start([*resume(workspace), *storage]), code=5)["error"]["message"]
+    there = ["--sweep.storage", database.url]
+    second = ended(start([*resume(workspace), *there]), code=5)["error"]["message"]
     assert first.poll() is None
     kill_group(first)
-    study = Ledger.existing(storage_at(database.url), NAME).study
+    study = Ledger.existing(storage(database.url), NAME).study
     began_s = time.monotonic()
     owner = OwnerRecord(study)
     owner.take()
