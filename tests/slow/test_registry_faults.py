@@ -94,9 +94,10 @@ class Racers:
         return found
 
     def forget_descriptions(self) -> None:
-        """What an earlier registration left among the artefacts of its run."""
+        """What an earlier registration left among the artefacts of its run; not the champion's."""
         for file in Path(self.workspace.artifacts).rglob("MLmodel"):
-            file.unlink()
+            if self.poor not in file.parts:
+                file.unlink()
 
     def close(self) -> None:
         self._process.communicate()
@@ -374,7 +375,9 @@ def test_mlflow_serves_the_champion_over_http(
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", "models:/colorizer@champion", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": racers.workspace.tracking_uri}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # uvicorn
+    uri = racers.workspace.tracking_uri
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": path}
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
