@@ -246,7 +246,7 @@ def test_of_two_trainings_on_storage_without_locks_the_newer_goes_on(flaky):
 def test_a_place_that_cannot_be_written_is_one_line_at_once(tmp_path, place):
     (tmp_path / "file").write_text("")
     uri = place.format(file=tmp_path / "file")
-    with pytest.raises(EnvironmentFault, match=rf"^cannot write to {uri}: .*; choose a workspace"):
+    with pytest.raises(EnvironmentFault, match=rf"^cannot write to {uri}: .*; choose a place"):
         require_writable(uri)
 
 
