@@ -39,8 +39,8 @@ def main(command: Command) -> Result:
     place, policy = command.place, load_policy(command.policy)
     how = (command.dry_run, policy, command.expect_champion, command.reason.strip())
     with ProgressLine() as line:
-        more = (line.show, command.workers, line.show)
-        done = promote(place, command.run, command.shards or place.shards, *how, *more)
+        shards, shown = command.shards or place.shards, line.show
+        done = promote(place, command.run, shards, *how, shown, command.workers, shown)
     text = f"@champion stays version {done.champion_version}: {done.verdict}"
     if done.changed:
         text = f"@champion is version {done.version} (run {done.run_id}): {done.verdict}"

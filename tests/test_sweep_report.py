@@ -272,7 +272,8 @@ def test_the_result_says_all_that_others_read() -> None:
 def test_a_sweep_without_a_complete_trial_is_an_error_once_it_has_ended() -> None:
     lost = trial(0, COSINE, [0.8], state="failed", failure="data", reason="shard 3 is damaged")
     page = Path("/ws/reports/cycles/report.html")
-    with pytest.raises(TintlabError, match=r"no trial of .* completed: shard 3 is") as caught:
+    nothing = r"no trial of sweep 'cycles' completed: shard 3 is"
+    with pytest.raises(TintlabError, match=nothing) as caught:
         result_of(sweep(lost), page)
     assert caught.value.data["trials"][0]["reason"] == "shard 3 is damaged"
     assert f"report: {page}" in caught.value.text

@@ -183,11 +183,13 @@ def _settled(workspace: Workspace) -> Entry | None:
     return last
 
 
-def _written_down(workspace: Workspace, entry: Entry) -> Entry:
+def _written_down(workspace: Workspace, entry: Entry, on_step: OnStep = lambda step: None) -> Entry:
     """The entry, ended; the tag first, so that an entry without its tag is found again."""
     entry = replace(entry, state="done")
     _tag(workspace, entry)
+    on_step("tagged")
     audit.write(workspace, entry)
+    on_step("written down")
     return entry
 
 
@@ -200,12 +202,7 @@ def _end(workspace: Workspace, entry: Entry, on_step: OnStep = lambda step: None
     if challenger is not None and challenger.version == entry.version:
         remove_alias(workspace, CHALLENGER, entry.model)
         on_step("@challenger removed")
-    entry = replace(entry, state="done")
-    _tag(workspace, entry)
-    on_step("tagged")
-    audit.write(workspace, entry)
-    on_step("written down")
-    return entry
+    return _written_down(workspace, entry, on_step)
 
 
 def _point(workspace: Workspace, alias: str, version: int | None, name: str = MODEL) -> None:
